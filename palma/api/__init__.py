@@ -1,0 +1,1 @@
+"""Floor 4: HTTP. The one room that knows Starlette."""

@@ -1,0 +1,1 @@
+"""One file for each API that clients speak; none knows another."""

@@ -1,0 +1,166 @@
+"""Palma's own API, version 0.1.0: health, inference, and inference as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from palma.api.errors import status_code
+from palma.api.fields import (
+    MaxTokens,
+    MinP,
+    RepetitionPenalty,
+    Seed,
+    StopStrings,
+    Temperature,
+    TopK,
+    TopP,
+)
+from palma.api.wire import EventStream, event, json_response, parse_body, read_json, wait_for
+from palma.core.config import Settings
+from palma.core.errors import PalmaError
+from palma.core.types import GenerationRequest, Message, Role, SamplingParams
+from palma.serving.service import Generation
+from palma.version import __version__
+
+PREFIX = "/v0.1.0"
+SECOND_HEALTH_PATH = "/v1/healthcheck"
+HEALTH_PATHS = frozenset({f"{PREFIX}/healthcheck", SECOND_HEALTH_PATH})
+
+END_MARKER = "<|eot_id|>"
+"""Ends the last event of a stream, whatever the model's own end token is."""
+
+ERROR_CODES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "resource_missing",
+    405: "request_unsupported_method",
+    408: "request_timeout",
+    413: "request_too_large",
+    415: "request_unsupported_media",
+    429: "rate_limited",
+    431: "request_headers_too_large",
+    503: "unavailable",
+}
+
+
+class MessageBody(BaseModel):
+    """One turn of the conversation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    role: Role
+    content: str
+
+
+class InferenceBody(BaseModel):
+    """The body of /inference and /stream; what is left out comes from the environment."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    messages: list[MessageBody] = Field(min_length=1)
+    max_new_tokens: MaxTokens | None = None
+    do_sample: bool | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    model: str | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    stop: StopStrings | None = None
+    seed: Seed | None = None
+
+
+def parse_inference(body: dict[str, Any], settings: Settings, request_id: str) -> GenerationRequest:
+    """Read a body; raises InvalidRequest where it is wrong."""
+    parsed = parse_body(InferenceBody, body)
+    return GenerationRequest(
+        request_id=request_id,
+        messages=tuple(Message(turn.role, turn.content) for turn in parsed.messages),
+        model=parsed.model,
+        sampling_params=_sampling_params(parsed, settings),
+        stop=tuple(parsed.stop or ()),
+        max_tokens_is_default=parsed.max_new_tokens is None,
+    )
+
+
+async def healthcheck(request: Request) -> Response:
+    """GET /healthcheck: 200 only when a request sent now would be served."""
+    health = request.state.health.ready()
+    timestamp = datetime.now(UTC).isoformat()
+    body = {"status": health.status, "timestamp": timestamp, "version": __version__}
+    if health.is_ok:
+        return json_response(body)
+    return json_response({**body, "reason": health.reason}, 503)
+
+
+async def inference(request: Request) -> Response:
+    """POST /inference: the whole answer as `{"data": text}`."""
+    generation = await _start(request)
+    completion = await wait_for(request, generation, generation.completion())
+    return json_response({"data": completion.text})
+
+
+async def stream(request: Request) -> Response:
+    """POST /stream: the answer as events, each a JSON string."""
+    generation = await _start(request)
+    await wait_for(request, generation, generation.accepted())
+    return EventStream(stream_events(generation), generation, request.state.settings)
+
+
+async def stream_events(generation: Generation) -> AsyncIterator[bytes]:
+    """Yield the text as events; the last one ends with the marker, unless an error ends all."""
+    try:
+        async for chunk in generation:
+            if chunk.finish_reason is not None:
+                yield event(chunk.text + END_MARKER)
+            else:
+                yield event(chunk.text)
+    except PalmaError as error:
+        yield event(error_body(error))
+
+
+def error_body(error: PalmaError) -> dict[str, Any]:
+    """Return the envelope of an error."""
+    status = status_code(error)
+    is_clients = 400 <= status < 500 and status != 429
+    code = ERROR_CODES.get(status, "invalid_request" if is_clients else "internal_error")
+    kind = "invalid_request_error" if is_clients else "api_error"
+    return {"error": {"code": code, "message": error.message, "type": kind}}
+
+
+async def _start(request: Request) -> Generation:
+    body = await read_json(request)
+    generation_request = parse_inference(body, request.state.settings, request.state.request_id)
+    generation: Generation = request.state.service.start(generation_request)
+    return generation
+
+
+def _sampling_params(body: InferenceBody, settings: Settings) -> SamplingParams:
+    """Fill what the body left out: first from the environment, then from SamplingParams."""
+    given = body.model_dump(
+        include={"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"},
+        exclude_none=True,
+    )
+    given.setdefault("temperature", settings.default_temperature)
+    given.setdefault("top_p", settings.default_top_p)
+    do_sample = settings.default_do_sample if body.do_sample is None else body.do_sample
+    if not do_sample:
+        given["temperature"] = 0.0
+    return SamplingParams(
+        max_tokens=body.max_new_tokens or settings.default_max_new_tokens, **given
+    )
+
+
+routes = [
+    Route(f"{PREFIX}/healthcheck", healthcheck),
+    Route(SECOND_HEALTH_PATH, healthcheck),
+    Route(f"{PREFIX}/inference", inference, methods=["POST"]),
+    Route(f"{PREFIX}/stream", stream, methods=["POST"]),
+]

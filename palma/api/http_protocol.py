@@ -1,0 +1,115 @@
+"""Uvicorn's HTTP/1.1 protocol with what it leaves out: timeouts for slow and vanished clients."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import h11
+import orjson
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from palma.api.wire import ABORT_EXTENSION
+
+KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds and counts, where the platform knows them: a dead peer is noticed after 30 s."""
+
+USER_TIMEOUT_MS = 30_000
+"""Bytes that a peer has not acknowledged for so long end the connection (Linux)."""
+
+
+class GuardedProtocol(H11Protocol):
+    """Drops clients that take too long over their headers, and notices those that are gone.
+
+    Args:
+        header_timeout_s: Seconds from the first byte (or the connection) to the last header.
+        kwargs: Uvicorn's own.
+    """
+
+    def __init__(self, *, header_timeout_s: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.header_timeout_s = header_timeout_s
+        self._header_timer: asyncio.TimerHandle | None = None
+        self._guarded_app = self.app
+        self.app = self._run_app
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the header clock and switch on TCP's keep-alive."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            detect_dead_peer(connection)
+        self._start_header_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; the clock runs as long as a header block is incomplete."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_header_timer()
+        elif self._header_timer is None and not self.transport.is_closing():
+            self._start_header_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._stop_header_timer()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Leave the clock to uvicorn's own keep-alive timer until the next byte."""
+        self._stop_header_timer()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP in the envelope that every other error has."""
+        self._refuse(400, "bad_http_request", msg)
+
+    def _run_app(self, scope: Scope, receive: Receive, send: Send) -> Any:
+        scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}
+        return self._guarded_app(scope, receive, send)
+
+    def _start_header_timer(self) -> None:
+        self._header_timer = self.loop.call_later(self.header_timeout_s, self._on_header_timeout)
+
+    def _stop_header_timer(self) -> None:
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
+
+    def _on_header_timeout(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self.conn.trailing_data[0]:
+            message = f"the headers did not arrive within {self.header_timeout_s:g} s"
+            self._refuse(408, "request_timeout", message)
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        error = {
+            "message": message,
+            "type": "invalid_request_error",
+            "param": None,
+            "code": code,
+        }
+        body = orjson.dumps({"error": error})
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        response = h11.Response(status_code=status, headers=headers)
+        for part in (response, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(part) or b"")
+        self.transport.close()
+
+
+def detect_dead_peer(connection: socket.socket) -> None:
+    """Let the kernel end a connection whose peer no longer answers, sent to or not."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE_OPTIONS.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)

@@ -1,0 +1,115 @@
+"""`palma serve`: the application on a port, until a signal ends it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import socket
+from ipaddress import ip_address
+
+import uvicorn
+from starlette.applications import Starlette
+
+from palma.api.app import create_app
+from palma.api.http_protocol import GuardedProtocol
+from palma.core.config import Settings
+from palma.core.errors import SettingsError
+from palma.serving.registry import LoadEngine, load_engine
+
+logger = logging.getLogger(__name__)
+
+EXIT_OK = 0
+EXIT_LOAD_FAILED = 1
+
+KEEP_ALIVE_S = 75
+"""Longer than load balancers keep idle connections: they, not we, should close first."""
+
+
+def serve(settings: Settings, *, load: LoadEngine = load_engine) -> int:
+    """Serve until a signal, and return the exit status of the process.
+
+    Raises:
+        SettingsError: The address cannot be listened on, or another setting cannot be used.
+    """
+    load_failed = False
+
+    def on_load_failure() -> None:
+        nonlocal load_failed
+        load_failed = True
+        server.should_exit = True
+
+    app = create_app(settings, load=load, on_load_failure=on_load_failure)
+    listener = bind(settings.host, settings.port)
+    server = build_server(app, settings)
+    raise_file_limit()
+    warn_if_open(settings)
+    host, port = listener.getsockname()[:2]
+    logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    server.run(sockets=[listener])
+    return EXIT_LOAD_FAILED if load_failed else EXIT_OK
+
+
+def build_server(app: Starlette, settings: Settings) -> uvicorn.Server:
+    """Return uvicorn with our limits; it listens where its caller says."""
+    protocol = functools.partial(GuardedProtocol, header_timeout_s=settings.header_timeout_s)
+    config = uvicorn.Config(
+        app,
+        http=protocol,  # type: ignore[arg-type]  # called like the class it stands for
+        log_config=None,
+        access_log=settings.debug,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        server_header=False,
+    )
+    return uvicorn.Server(config)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address, not yet listening.
+
+    Raises:
+        SettingsError: The host is unknown, or the port is in use or not allowed.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise SettingsError(f"HOST={host!r}: {error.strerror}") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"HOST={host!r} PORT={port}: {error.strerror}; choose another with --port"
+        ) from None
+    return listener
+
+
+def raise_file_limit() -> None:
+    """Allow as many open connections as the system lets this process have."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def warn_if_open(settings: Settings) -> None:
+    """Say loudly when anybody on the network may use this server."""
+    if settings.api_key is None and not _is_loopback(settings.host):
+        logger.warning(
+            "%s is reachable from other machines and no API_KEY is set: "
+            "anybody who reaches it can use it",
+            settings.host,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,179 @@
+"""JSON in; JSON or server-sent events out; a client that leaves cancels its generation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from palma.api.errors import RequestTimeout, RequestTooLarge, UnsupportedMedia
+from palma.core.config import Settings
+from palma.core.errors import InvalidRequest, RequestCancelled, UnsupportedParameter
+from palma.serving.service import Generation
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Body = TypeVar("Body", bound=BaseModel)
+
+ABORT_EXTENSION = "palma.abort"
+"""ASGI extension of our HTTP protocol: drops the connection and what waits in its buffers."""
+
+
+async def read_json(request: Request) -> dict[str, Any]:
+    """Read a JSON object from the body.
+
+    Raises:
+        UnsupportedMedia: The body does not say that it is plain JSON.
+        RequestTooLarge: It is longer than MAX_REQUEST_BYTES; it is not read to its end.
+        RequestTimeout: It took longer than BODY_TIMEOUT_S.
+        InvalidRequest: It is no JSON, or no object.
+    """
+    _require_json(request)
+    settings: Settings = request.state.settings
+    try:
+        async with asyncio.timeout(settings.body_timeout_s):
+            body = await _read_body(request, settings.max_request_bytes)
+    except TimeoutError:
+        raise RequestTimeout(
+            f"the body did not arrive within {settings.body_timeout_s:g} s"
+        ) from None
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(parsed), "a scalar")
+        raise InvalidRequest(f"the body must be a JSON object, found {kind}")
+    return parsed
+
+
+def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
+    """Check a body against a dialect's model.
+
+    Raises:
+        UnsupportedParameter: It has a field that the model does not know.
+        InvalidRequest: A field is missing or wrong; `param` names the first one.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+    param = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        raise UnsupportedParameter(f"{param} is not a parameter of this route", param=param)
+    if problem["type"] == "missing":
+        raise InvalidRequest(f"{param} is missing", param=param)
+    found = repr(problem["input"])
+    found = found if len(found) <= 100 else found[:100] + "..."
+    raise InvalidRequest(f"{param}: {problem['msg']}, found {found}", param=param)
+
+
+async def wait_for(request: Request, generation: Generation, answer: Awaitable[T]) -> T:
+    """Await a part of an answer; cancel the generation if that fails or the client leaves.
+
+    Raises:
+        RequestCancelled: The client left; nobody reads what is answered now.
+    """
+    work = asyncio.ensure_future(answer)
+    left = asyncio.ensure_future(_client_left(request))
+    try:
+        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise RequestCancelled("the client left")
+        return work.result()
+    except BaseException:
+        generation.cancel()
+        raise
+    finally:
+        work.cancel()
+        left.cancel()
+
+
+def queue_timeout_s(request: Request) -> float | None:
+    """Return how long the client waits for an answer, where its SDK says so."""
+    try:
+        seconds = float(request.headers.get("x-stainless-read-timeout", ""))
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < float("inf") else None
+
+
+def json_response(content: dict[str, Any], status: int = 200) -> Response:
+    """Return a JSON response."""
+    return Response(orjson.dumps(content), status, media_type="application/json")
+
+
+def event(data: Any) -> bytes:
+    """Return one server-sent event whose data is JSON on one line."""
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+class EventStream(EventSourceResponse):
+    """A stream of events about one generation, which does not outlive it.
+
+    Comments keep the connection alive; a client that stops reading is dropped after
+    SEND_TIMEOUT_S.
+    """
+
+    def __init__(
+        self, events: AsyncIterator[bytes], generation: Generation, settings: Settings
+    ) -> None:
+        super().__init__(
+            events,
+            headers={"Cache-Control": "no-cache"},
+            ping=settings.sse_ping_s,
+            ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
+            send_timeout=settings.send_timeout_s,
+            sep="\n",
+        )
+        self._generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events; cancel the generation however this ends."""
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            logger.warning("%s: the client stopped reading; dropped", self._generation.engine_id)
+            abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
+            if abort is not None:
+                abort()
+        finally:
+            self._generation.cancel()
+
+
+def _require_json(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMedia(
+            f"the body must have Content-Type: application/json, found {media_type or 'none'}"
+        )
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise UnsupportedMedia(f"a body with Content-Encoding: {encoding[:40]} is not taken")
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise RequestTooLarge(f"the body has {declared} bytes; {max_bytes} are allowed")
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > max_bytes:
+            raise RequestTooLarge(f"the body has more than the {max_bytes} bytes allowed")
+    return bytes(body)
+
+
+async def _client_left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

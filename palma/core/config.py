@@ -1,0 +1,132 @@
+"""Settings: flags, then the environment, then `.env`, then the defaults below."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from dotenv import load_dotenv
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from palma.core.errors import SettingsError
+
+DtypeName = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+class Settings(BaseSettings):
+    """Everything an operator can choose. Each field is also a flag of `palma serve`."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    debug: bool = Field(False, description="Log at level DEBUG.")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = Field(None, description="Key that every request must bring.")
+
+    model_id: str | None = Field(
+        None, description="Hub name or folder of the model; unset: the bundled one."
+    )
+    model_revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that the model's repository brings."
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="Load pickled weights, which can run code; safetensors needs no such trust.",
+    )
+    engine: Literal["threads", "mock"] = Field(
+        "threads", description="What generates: a worker thread a request, or a mock without torch."
+    )
+    device: Literal["auto", "cuda", "mps", "cpu"] = Field(
+        "auto", description="Where to compute; auto: CUDA, then Metal, then CPU."
+    )
+    torch_dtype: DtypeName = Field("auto", description="Precision of weights and activations.")
+    max_model_len: int | None = Field(
+        None, ge=16, description="Cap on prompt plus completion tokens; unset: the model's own."
+    )
+    convert_tokens_to_ids: str = Field(
+        "<|eot_id|>", description="An extra token that ends an answer, where the tokenizer has it."
+    )
+
+    threads_max_workers: int = Field(
+        10, ge=1, le=1024, description="Requests that generate at once; the rest wait."
+    )
+    max_waiting_requests: int = Field(
+        128, ge=0, le=100_000, description="Requests that may wait; the next one gets 429."
+    )
+
+    default_do_sample: bool = Field(True, description="/v0.1.0 default of do_sample.")
+    default_max_new_tokens: int = Field(256, ge=1, description="/v0.1.0 default of max_new_tokens.")
+    default_temperature: float = Field(
+        0.6, ge=0, le=2, allow_inf_nan=False, description="/v0.1.0 default of temperature."
+    )
+    default_top_p: float = Field(
+        0.7, gt=0, le=1, allow_inf_nan=False, description="/v0.1.0 default of top_p."
+    )
+    default_access_control_allow_origin: str = Field(
+        "*", description="Origins that browsers may call from: * or a comma list."
+    )
+    default_access_control_max_age: int = Field(
+        86400, ge=0, description="Seconds a browser may remember the answer to a preflight."
+    )
+
+    max_request_bytes: int = Field(
+        8 * 1024 * 1024, ge=1024, description="Largest request body; a larger one gets 413."
+    )
+    max_header_bytes: int = Field(
+        64 * 1024, ge=1024, description="Largest request header block; a larger one gets 431."
+    )
+    max_header_count: int = Field(
+        200, ge=10, description="Most request header lines; more get 431."
+    )
+    header_timeout_s: float = Field(
+        15, gt=0, allow_inf_nan=False, description="Seconds a client has to send its headers."
+    )
+    body_timeout_s: float = Field(
+        30, gt=0, allow_inf_nan=False, description="Seconds a client has to send its body."
+    )
+    send_timeout_s: float = Field(
+        30, gt=0, allow_inf_nan=False, description="Seconds a client may stop reading a stream."
+    )
+    sse_ping_s: float = Field(
+        15,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds between keep-alive comments in a stream.",
+    )
+    shutdown_grace_s: float = Field(
+        30, ge=0, allow_inf_nan=False, description="Seconds that running requests get on SIGTERM."
+    )
+    stall_timeout_s: float = Field(
+        60, gt=0, allow_inf_nan=False, description="Seconds without a token before health fails."
+    )
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins of DEFAULT_ACCESS_CONTROL_ALLOW_ORIGIN, one by one."""
+        parts = self.default_access_control_allow_origin.split(",")
+        return tuple(part.strip() for part in parts if part.strip())
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Read `.env` into the environment, then build the settings; flags win over both.
+
+    `.env` goes into the environment so that the Hugging Face libraries see HF_TOKEN and
+    HF_HUB_OFFLINE from it too. Only entry points call this, before those libraries are imported.
+
+    Raises:
+        SettingsError: A value is wrong; the message is one line that names it.
+    """
+    load_dotenv(".env")
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = []
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0]).upper()
+        problems.append(f"{name}={problem['input']!r}: {problem['msg']}")
+    return "; ".join(problems)

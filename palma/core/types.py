@@ -1,0 +1,166 @@
+"""The values that travel between the rooms: messages, sampling parameters, requests, chunks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from palma.core.errors import InvalidRequest
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as plain text."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen, and when to stop.
+
+    Attributes:
+        max_tokens: Most completion tokens, at least 1; None means as many as the window holds.
+        temperature: Divides the logits, in [0, 2]; 0 means greedy.
+        top_p: Probability mass to keep, in (0, 1]. Source: arXiv:1904.09751.
+        top_k: Number of likeliest tokens to keep; 0 keeps all. Source: arXiv:1805.04833.
+        min_p: Least probability to keep, as a share of the likeliest token's, in [0, 1].
+            Source: arXiv:2407.01082.
+        repetition_penalty: Divides positive logits of tokens already seen and multiplies
+            negative ones, in [0.01, 100]; 1 is off. Source: arXiv:1909.05858.
+        seed: Start of the request's own random generator; None takes one from the system.
+
+    Raises:
+        InvalidRequest: A value lies outside its range.
+    """
+
+    max_tokens: int | None = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.max_tokens is None or self.max_tokens >= 1, self, "max_tokens", "at least 1")
+        _require(0 <= self.temperature <= 2, self, "temperature", "from 0 to 2")
+        _require(0 < self.top_p <= 1, self, "top_p", "greater than 0 and at most 1")
+        _require(self.top_k >= 0, self, "top_k", "0 (off) or greater")
+        _require(0 <= self.min_p <= 1, self, "min_p", "from 0 to 1")
+        _require(
+            0.01 <= self.repetition_penalty <= 100, self, "repetition_penalty", "from 0.01 to 100"
+        )
+        _require(
+            self.seed is None or -MAX_SEED - 1 <= self.seed <= MAX_SEED,
+            self,
+            "seed",
+            "a 64-bit signed integer",
+        )
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+
+def _require(holds: bool, params: SamplingParams, name: str, allowed: str) -> None:
+    value = getattr(params, name)
+    if not holds or (isinstance(value, float) and not math.isfinite(value)):
+        raise InvalidRequest(f"{name} must be {allowed}, found {value!r}", param=name)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What a client asked for, in no dialect.
+
+    Attributes:
+        request_id: Also the id in the log and in the `x-request-id` header.
+        model: The model asked for; None means the default one.
+        messages: The conversation, at least one message.
+        sampling_params: How to sample.
+        stop: Strings that end the answer and do not appear in it.
+        max_tokens_is_default: True when the client did not name `max_tokens`: the bound then
+            shrinks to what the window holds instead of being refused.
+        queue_timeout_s: Longest wait for a worker before the request is dropped.
+    """
+
+    request_id: str
+    messages: tuple[Message, ...]
+    model: str | None = None
+    sampling_params: SamplingParams = field(default_factory=SamplingParams)
+    stop: tuple[str, ...] = ()
+    max_tokens_is_default: bool = False
+    queue_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Measured token counts of one request; the end token counts as a completion token."""
+
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    num_cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextChunk:
+    """A piece of the answer on its way to the client: whole UTF-8 characters.
+
+    The last chunk of an answer, and only that one, has a finish_reason and the usage.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length"] | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What clients are told about a served model.
+
+    Attributes:
+        model_id: The name that requests use.
+        created: Unix time in seconds at which it became ready here.
+        max_model_len: Prompt and completion tokens that fit, together.
+        engine: The engine that runs it.
+        device: For example "cpu" or "cuda:0"; with `dtype` and the reason for both.
+    """
+
+    model_id: str
+    created: int
+    max_model_len: int
+    engine: str
+    device: str
+    dtype: str
+    reason: str
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back. Every method may be called from any thread."""
+
+    special_tokens: tuple[str, ...]
+    """Strings that `encode` turns into control tokens when `parse_special` is set."""
+
+    max_token_chars: int
+    """Length of the longest token in characters: a bound on what one token can stand for."""
+
+    def encode(self, text: str, *, parse_special: bool) -> list[int]:
+        """Return the token ids of `text`; nothing is added at its ends."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of the ids, control tokens left out."""
+
+    def render_chat(self, messages: tuple[Message, ...]) -> str:
+        """Return the prompt text that asks for the next assistant turn.
+
+        Raises:
+            ChatTemplateRejected: The template does not accept these messages.
+        """

@@ -1,0 +1,147 @@
+"""The protocol between what a request means (serving) and what computes it (an engine).
+
+Token ids in, token ids out. An engine knows no roles, templates, text, JSON or HTTP. It owns its
+waiting queue and keeps to `max_running` sequences at once, so it may run them in threads of their
+own or all in one forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from palma.core.errors import InvalidRequest, PalmaError
+from palma.core.types import FinishReason, SamplingParams, Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+LogitsHook = Callable[["torch.Tensor", Sequence[int]], "torch.Tensor"]
+"""Takes float32 logits (vocab_size,) and the completion so far; returns logits of that shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """One sequence to decode.
+
+    Attributes:
+        request_id: Unique among the requests that have not ended.
+        prompt_token_ids: At least one id, each within the vocabulary.
+        sampling_params: `max_tokens` is set, and prompt and completion fit `max_model_len`.
+        logits_hook: Changes the logits before sampling; an error in it fails this request alone.
+    """
+
+    request_id: str
+    prompt_token_ids: Sequence[int]
+    sampling_params: SamplingParams
+    logits_hook: LogitsHook | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDelta:
+    """News of one sequence: new tokens, or its end, or both.
+
+    Attributes:
+        token_ids: The tokens since the last delta, the end token included.
+        finish_reason: Set on the last delta of a sequence, and only there.
+        error: What went wrong, when finish_reason is "error".
+        started: True on the first delta: the sequence left the queue.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: PalmaError | None = None
+    started: bool = False
+
+
+Sink = Callable[[TokenDelta], None]
+"""Takes the deltas of one sequence, in order, from a thread of the engine; must not block."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A glance at an engine that never waits for it.
+
+    Attributes:
+        num_running: Sequences that are being computed.
+        num_waiting: Sequences that wait for their turn.
+        stalled_s: Seconds without any sign of progress although sequences run; 0 when idle.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    stalled_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine runs, and where.
+
+    Attributes:
+        engine: Name of the engine, as the ENGINE setting spells it.
+        vocab_size: Ids lie in [0, vocab_size).
+        max_model_len: Most tokens of prompt and completion together.
+        device: Torch's name of the device, or "none".
+        dtype: Torch's name of the precision, or "none".
+        reason: Why this device and precision.
+        stop_token_ids: Any of these ends a sequence.
+    """
+
+    engine: str
+    vocab_size: int
+    max_model_len: int
+    device: str
+    dtype: str
+    reason: str
+    stop_token_ids: frozenset[int] = field(default_factory=frozenset)
+
+
+class Engine(Protocol):
+    """A running model. Every method may be called from any thread and returns at once."""
+
+    info: EngineInfo
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Queue a sequence, first in first out.
+
+        From here on `sink` gets exactly one delta with a finish_reason, whatever happens: also
+        when the sequence is cancelled while it waits, fails, or the engine closes.
+
+        Raises:
+            InvalidRequest: The request breaks a promise of EngineRequest; the sink stays silent.
+        """
+
+    def cancel(self, request_id: str) -> None:
+        """End a sequence within two decode steps; an unknown id is ignored."""
+
+    def stats(self) -> EngineStats:
+        """Return the counts of this moment."""
+
+    def close(self) -> None:
+        """Cancel everything and free the model; blocks until the running steps have ended."""
+
+
+def check_prompt(request: EngineRequest, info: EngineInfo) -> None:
+    """Refuse what no engine can decode, before it reaches the device.
+
+    Raises:
+        InvalidRequest: No token, a token outside the vocabulary, or more than the window holds.
+    """
+    prompt, max_tokens = request.prompt_token_ids, request.sampling_params.max_tokens
+    if not prompt:
+        raise InvalidRequest("the prompt has no tokens")
+    outside = next((token for token in prompt if not 0 <= token < info.vocab_size), None)
+    if outside is not None:
+        raise InvalidRequest(
+            f"token id {outside} is outside the vocabulary: ids go from 0 to {info.vocab_size - 1}"
+        )
+    if max_tokens is None or len(prompt) + max_tokens > info.max_model_len:
+        raise InvalidRequest(
+            f"{len(prompt)} prompt tokens and {max_tokens} completion tokens do not fit "
+            f"a window of {info.max_model_len}"
+        )

@@ -1,0 +1,165 @@
+"""The reference engine: Hugging Face `generate`, one sequence a worker thread.
+
+It runs every model that Transformers can generate with. What it says under greedy decoding in
+float32 is right by definition: it is `generate`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from palma.core.errors import InsufficientMemory
+from palma.core.types import FinishReason
+from palma.engine.base import (
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    Sink,
+    TokenDelta,
+    check_prompt,
+)
+from palma.engine.sampler import Sampler, require_finite
+from palma.engine.thread_scheduler import Sequence, ThreadScheduler
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from palma.models.loader import LoadedModel
+
+
+class ThreadsEngine:
+    """Decodes each sequence by a `generate` call of its own on a worker thread."""
+
+    def __init__(self, loaded: LoadedModel, executor: Executor, max_running: int) -> None:
+        self.info = EngineInfo(
+            engine="threads",
+            vocab_size=loaded.vocab_size,
+            max_model_len=loaded.max_model_len,
+            device=loaded.choice.device,
+            dtype=loaded.choice.dtype,
+            reason=loaded.choice.reason,
+            stop_token_ids=loaded.stop_token_ids,
+        )
+        self.tokenizer = loaded.tokenizer
+        self._model = loaded.model
+        self._scheduler = ThreadScheduler(self._decode, executor, max_running)
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Queue a sequence; see `Engine.submit`."""
+        check_prompt(request, self.info)
+        self._scheduler.submit(request, sink)
+
+    def cancel(self, request_id: str) -> None:
+        """End a sequence; see `Engine.cancel`."""
+        self._scheduler.cancel(request_id)
+
+    def stats(self) -> EngineStats:
+        """Return the counts of this moment."""
+        return self._scheduler.stats()
+
+    def close(self) -> None:
+        """Cancel everything, wait for the running steps and let the model go."""
+        self._scheduler.close()
+        self._model = None
+
+    def _decode(self, sequence: Sequence) -> FinishReason:
+        request = sequence.request
+        prompt = torch.tensor([request.prompt_token_ids], device=self._model.device)
+        streamer = TokenStreamer(sequence)
+        try:
+            with torch.inference_mode():
+                self._model.generate(
+                    inputs=prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    generation_config=self._generation_config(request),
+                    logits_processor=LogitsProcessorList([TokenChooser(request, prompt.device)]),
+                    stopping_criteria=StoppingCriteriaList([CancelledCriteria(sequence)]),
+                    streamer=streamer,
+                )
+        except (torch.OutOfMemoryError, MemoryError):
+            raise InsufficientMemory(
+                f"{prompt.shape[1]} prompt tokens and their completion did not fit into memory "
+                "beside the requests that run now",
+                retry_after_s=10,
+            ) from None
+        return "stop" if streamer.last_token_id in self.info.stop_token_ids else "length"
+
+    def _generation_config(self, request: EngineRequest) -> GenerationConfig:
+        """Greedy as far as `generate` knows: `TokenChooser` has made the choice by then."""
+        stop_token_ids = sorted(self.info.stop_token_ids)
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=request.sampling_params.max_tokens,
+            eos_token_id=stop_token_ids or None,
+            pad_token_id=stop_token_ids[0] if stop_token_ids else 0,
+        )
+
+
+class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers is untyped here
+    """A `TextIteratorStreamer` whose queue is the sequence's sink, and which hands on token ids.
+
+    The original decodes by itself and waits for a space before it lets text go; here text is
+    made above the engine, and a token leaves in the step that chose it.
+    """
+
+    def __init__(self, sequence: Sequence) -> None:
+        super().__init__(tokenizer=None, skip_prompt=True)
+        self._sequence = sequence
+        self._next_is_prompt = True
+        self.last_token_id: int | None = None
+
+    def put(self, value: torch.Tensor) -> None:
+        """Take the prompt (1, num_prompt_tokens) once, then each new token (1,)."""
+        if self._next_is_prompt:
+            self._next_is_prompt = False
+            return
+        if not self._sequence.cancelled.is_set():
+            self.last_token_id = int(value)
+            self._sequence.emit(TokenDelta(token_ids=(self.last_token_id,)))
+
+    def end(self) -> None:
+        """Do nothing: the scheduler sends the last delta."""
+
+
+class TokenChooser(LogitsProcessor):  # type: ignore[misc]
+    """The last logits processor: leaves one token possible, the one that was sampled."""
+
+    def __init__(self, request: EngineRequest, device: torch.device) -> None:
+        params = request.sampling_params
+        self._hook = request.logits_hook
+        self._num_prompt_tokens = len(request.prompt_token_ids)
+        self._is_plain_greedy = params.is_greedy and params.repetition_penalty == 1
+        self._sampler = Sampler(params, device)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Take ids (1, num_seen) and scores (1, vocab_size); return scores of that shape."""
+        logits = scores[0]
+        if self._hook is not None:
+            completion = input_ids[0, self._num_prompt_tokens :].tolist()
+            logits = self._hook(logits, completion)
+        if self._is_plain_greedy:
+            require_finite(logits)
+            return logits[None]
+        chosen = self._sampler.sample(logits, input_ids[0])
+        return torch.full_like(scores, -torch.inf).index_fill_(1, chosen, 0.0)
+
+
+class CancelledCriteria(StoppingCriteria):  # type: ignore[misc]
+    """Ends `generate` at the first step after the sequence was cancelled."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        self._cancelled = sequence.cancelled
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Return (1,), bool."""
+        return torch.full((1,), self._cancelled.is_set(), device=input_ids.device)

@@ -1,0 +1,1 @@
+"""Floor 1: weights, on disk, in memory and on a device."""

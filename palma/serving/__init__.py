@@ -1,0 +1,1 @@
+"""Floor 3: what a request means. No HTTP, no tensors."""

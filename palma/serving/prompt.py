@@ -1,0 +1,122 @@
+"""From a request's messages to the token ids that an engine continues."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+from palma.core.errors import ContextLengthExceeded
+from palma.core.types import GenerationRequest, Message, SamplingParams, Tokenizer
+
+
+def encode_chat(
+    tokenizer: Tokenizer, messages: tuple[Message, ...], max_model_len: int
+) -> list[int]:
+    """Render the chat template and tokenize it; what users typed stays text.
+
+    A user who spells a control token (`<|eot_id|>`) must not end a turn by it. Such spellings
+    are taken out of the contents before the template sees them, and put back as plain text
+    between the tokens of what surrounds them. Prompts without any are tokenized in one piece,
+    exactly as `apply_chat_template` does.
+
+    Raises:
+        ChatTemplateRejected: The template does not accept the messages.
+        ContextLengthExceeded: The text is too long for the window whatever its tokens are.
+    """
+    num_chars = sum(len(message.content) for message in messages)
+    refuse_hopeless_length(num_chars, tokenizer.max_token_chars, max_model_len)
+    shield = _Shield(tokenizer.special_tokens, messages)
+    prompt = tokenizer.render_chat(tuple(shield.cover(message) for message in messages))
+    token_ids: list[int] = []
+    for piece, is_covered in shield.split(prompt):
+        token_ids += tokenizer.encode(piece, parse_special=not is_covered)
+    return token_ids
+
+
+def refuse_hopeless_length(num_chars: int, max_token_chars: int, max_model_len: int) -> None:
+    """Refuse a text that cannot fit before time is spent on tokenizing it.
+
+    Raises:
+        ContextLengthExceeded: Even tokens of the greatest length would be too many.
+    """
+    least_tokens = num_chars // max_token_chars
+    if least_tokens >= max_model_len:
+        raise ContextLengthExceeded(
+            f"This model's window holds {max_model_len} tokens, and the messages have at least "
+            f"{least_tokens}. Shorten them.",
+            param="messages",
+        )
+
+
+def fit_to_window(
+    request: GenerationRequest, num_prompt_tokens: int, max_model_len: int
+) -> SamplingParams:
+    """Settle `max_tokens` for a prompt of this length.
+
+    A bound that the client did not choose, or that is beyond the whole window ("as many as you
+    can"), becomes what is left of the window. A chosen one that does not fit is refused.
+
+    Raises:
+        ContextLengthExceeded: The prompt fills the window, or prompt and `max_tokens` exceed it.
+    """
+    params = request.sampling_params
+    room = max_model_len - num_prompt_tokens
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"This model's window holds {max_model_len} tokens, and the messages have "
+            f"{num_prompt_tokens}. Shorten them.",
+            param="messages",
+        )
+    asked = params.max_tokens
+    if asked is None or asked > max_model_len or (request.max_tokens_is_default and asked > room):
+        return dataclasses.replace(params, max_tokens=room)
+    if asked > room:
+        raise ContextLengthExceeded(
+            f"This model's window holds {max_model_len} tokens, and the request asks for "
+            f"{num_prompt_tokens + asked} ({num_prompt_tokens} in the messages, {asked} in the "
+            f"completion). Ask for at most {room}, or shorten the messages.",
+            param="messages",
+        )
+    return params
+
+
+class _Shield:
+    """Covers spellings of control tokens with marks that occur nowhere in the messages."""
+
+    def __init__(self, special_tokens: tuple[str, ...], messages: tuple[Message, ...]) -> None:
+        contents = [message.content for message in messages]
+        self._special = [
+            token for token in special_tokens if any(token in content for content in contents)
+        ]
+        self._special.sort(key=len, reverse=True)  # the longest first: one may begin another
+        unused = (
+            f"\ue000{n}\ue001"
+            for n in itertools.count()
+            if not any(f"\ue000{n}\ue001" in content for content in contents)
+        )
+        self._marks = dict(zip(self._special, unused, strict=False))
+
+    def cover(self, message: Message) -> Message:
+        """Return the message with each spelling replaced by its mark."""
+        content = message.content
+        for token, mark in self._marks.items():
+            content = content.replace(token, mark)
+        return Message(message.role, content)
+
+    def split(self, prompt: str) -> list[tuple[str, bool]]:
+        """Cut the prompt into pieces; True goes with a spelling that was covered."""
+        pieces = [(prompt, False)]
+        for token, mark in self._marks.items():
+            pieces = [cut for piece in pieces for cut in _cut(piece, mark, token)]
+        return [piece for piece in pieces if piece[0]]
+
+
+def _cut(piece: tuple[str, bool], mark: str, token: str) -> list[tuple[str, bool]]:
+    text, is_covered = piece
+    if is_covered:
+        return [piece]
+    first, *rest = text.split(mark)
+    cuts = [(first, False)]
+    for part in rest:
+        cuts += [(token, True), (part, False)]
+    return cuts

@@ -1,0 +1,290 @@
+"""One request from acceptance to its last chunk: queue bound, prompt, engine, deadline, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from palma.core.config import Settings
+from palma.core.errors import (
+    Draining,
+    EngineFailure,
+    PalmaError,
+    QueueFull,
+    QueueTimeout,
+    RequestCancelled,
+)
+from palma.core.telemetry import Telemetry
+from palma.core.types import GenerationRequest, TextChunk, Usage
+from palma.engine.base import EngineRequest, TokenDelta
+from palma.serving.answer import AnswerBuilder
+from palma.serving.detokenizer import Detokenizer
+from palma.serving.prompt import encode_chat, fit_to_window
+from palma.serving.registry import ModelRegistry, ServedModel
+
+logger = logging.getLogger(__name__)
+
+MAX_RETRY_AFTER_S = 60
+"""Official SDKs give up on a Retry-After of more than two minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer, folded from its chunks."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+
+class Generation:
+    """The answer to one request, while it is made. Lives on the event loop.
+
+    Iterate over it once for its chunks; the last one has a finish_reason. An error on the way
+    is raised where the next chunk would have been.
+    """
+
+    def __init__(self, request: GenerationRequest, served: ServedModel, engine_id: str) -> None:
+        self.request = request
+        self.served = served
+        self.engine_id = engine_id
+        self.public_id = uuid.uuid4().hex
+        self.created = int(time.time())
+        self.outcome = "cancelled"
+        self.started = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.arrived_at = time.monotonic()
+        self.first_text_at: float | None = None
+        self.usage: Usage | None = None
+        self._accepted = asyncio.Event()
+        self._chunks: asyncio.Queue[TextChunk | PalmaError] = asyncio.Queue()
+        self._error: PalmaError | None = None
+
+    async def accepted(self) -> None:
+        """Wait until the engine has the prompt.
+
+        Raises:
+            PalmaError: The request was refused, or has failed already.
+        """
+        await self._accepted.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def __aiter__(self) -> AsyncIterator[TextChunk]:
+        """Yield the chunks; whoever stops early has cancelled the request."""
+        try:
+            while True:
+                item = await self._chunks.get()
+                if isinstance(item, PalmaError):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            self.cancel()
+
+    async def completion(self) -> Completion:
+        """Wait for the end and return the whole answer."""
+        texts = []
+        async for chunk in self:
+            texts.append(chunk.text)
+            if chunk.finish_reason is not None and chunk.usage is not None:
+                return Completion("".join(texts), chunk.finish_reason, chunk.usage)
+        raise AssertionError("a generation ends with a finish_reason or an error")
+
+    def cancel(self) -> None:
+        """End the request; the engine stops within two decode steps. Harmless when it has ended."""
+        if not self.ended.is_set():
+            self.served.engine.cancel(self.engine_id)
+            self.fail(RequestCancelled("the request was cancelled"))
+
+    def accept(self) -> None:
+        """Note that the engine has the prompt."""
+        self._accepted.set()
+
+    def push(self, chunk: TextChunk) -> None:
+        """Take a chunk from the engine."""
+        if self.ended.is_set():
+            return
+        if chunk.text and self.first_text_at is None:
+            self.first_text_at = time.monotonic()
+        self._chunks.put_nowait(chunk)
+        if chunk.finish_reason is not None:
+            self.outcome = chunk.finish_reason
+            self.usage = chunk.usage
+            self.ended.set()
+
+    def fail(self, error: PalmaError) -> None:
+        """End with an error, unless it has ended."""
+        if self.ended.is_set():
+            return
+        self._error = error
+        self.outcome = error.code
+        self._chunks.put_nowait(error)
+        self._accepted.set()
+        self.started.set()
+        self.ended.set()
+
+
+class GenerationService:
+    """Takes requests and runs each in a background task of its own.
+
+    At most THREADS_MAX_WORKERS requests generate at once and MAX_WAITING_REQUESTS wait; the
+    next one is refused at the door. All methods belong to the event loop.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: ModelRegistry,
+        executor: Executor,
+        telemetry: Telemetry,
+    ) -> None:
+        self.registry = registry
+        self.is_draining = False
+        self._executor = executor
+        self._telemetry = telemetry
+        self._num_workers = settings.threads_max_workers
+        self._max_in_flight = settings.threads_max_workers + settings.max_waiting_requests
+        self._in_flight: dict[str, tuple[Generation, asyncio.Task[None]]] = {}
+        self._numbers = itertools.count()
+        self._mean_duration_s = 1.0
+
+    def start(self, request: GenerationRequest) -> Generation:
+        """Take a request in and return its answer to be.
+
+        Raises:
+            Draining: The server is shutting down.
+            ModelNotFound, ModelLoading, Unavailable: See `ModelRegistry.get`.
+            QueueFull: As many requests wait as may.
+        """
+        if self.is_draining:
+            raise Draining("the server is shutting down", retry_after_s=5)
+        served = self.registry.get(request.model)
+        if len(self._in_flight) >= self._max_in_flight:
+            raise QueueFull(
+                f"{self._max_in_flight} requests are running or waiting, as many as may",
+                retry_after_s=self._retry_after_s(),
+            )
+        generation = Generation(request, served, f"{request.request_id}#{next(self._numbers)}")
+        task = asyncio.create_task(self._run(generation), name=generation.engine_id)
+        self._in_flight[generation.engine_id] = (generation, task)
+        return generation
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests that have been taken and not ended."""
+        return len(self._in_flight)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that the engine computes."""
+        return self.registry.stats().num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests taken that the engine does not compute yet."""
+        return max(0, self.num_in_flight - self.num_running)
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing new; give what runs `grace_s` seconds, then end it with an error."""
+        self.is_draining = True
+        if tasks := [task for _, task in self._in_flight.values()]:
+            await asyncio.wait(tasks, timeout=grace_s)
+        for generation, _ in list(self._in_flight.values()):
+            generation.fail(Draining("the server shut down before the answer was complete"))
+
+    async def _run(self, generation: Generation) -> None:
+        """The background task of one request."""
+        try:
+            await self._submit(generation)
+            await self._wait_for_turn(generation)
+            await generation.ended.wait()
+        except PalmaError as error:
+            generation.fail(error)
+        except Exception:  # nobody awaits this task: an error lost here is a client that hangs
+            logger.exception("%s: failed before the engine had it", generation.engine_id)
+            generation.fail(EngineFailure("the request failed; the log says why"))
+        finally:
+            generation.served.engine.cancel(generation.engine_id)
+            del self._in_flight[generation.engine_id]
+            self._record(generation)
+
+    async def _submit(self, generation: Generation) -> None:
+        """Tokenize on the executor, then hand the sequence to the engine."""
+        loop = asyncio.get_running_loop()
+        request = await loop.run_in_executor(self._executor, _prepare, generation)
+        if generation.ended.is_set():  # the client left meanwhile
+            return
+        builder = _answer_builder(generation, len(request.prompt_token_ids), loop)
+
+        def sink(delta: TokenDelta) -> None:
+            if delta.started:
+                loop.call_soon_threadsafe(generation.started.set)
+            builder(delta)
+
+        generation.served.engine.submit(request, sink)
+        self._telemetry.prompt_tokens.inc(len(request.prompt_token_ids))
+        generation.accept()
+
+    async def _wait_for_turn(self, generation: Generation) -> None:
+        """Wait until the engine starts the sequence, no longer than the client would."""
+        timeout_s = generation.request.queue_timeout_s
+        if timeout_s is None:
+            return
+        waited_s = time.monotonic() - generation.arrived_at
+        try:
+            async with asyncio.timeout(max(0.0, timeout_s - waited_s)):
+                await generation.started.wait()
+        except TimeoutError:
+            raise QueueTimeout(
+                f"no worker was free within the {timeout_s:g} s that the client waits",
+                retry_after_s=self._retry_after_s(),
+            ) from None
+
+    def _retry_after_s(self) -> int:
+        """Estimate when a place in the queue is free: the mean duration of late requests."""
+        return max(1, min(MAX_RETRY_AFTER_S, math.ceil(self._mean_duration_s / self._num_workers)))
+
+    def _record(self, generation: Generation) -> None:
+        duration_s = time.monotonic() - generation.arrived_at
+        self._telemetry.requests.labels(outcome=generation.outcome).inc()
+        self._telemetry.duration_s.observe(duration_s)
+        if generation.first_text_at is not None:
+            self._telemetry.ttft_s.observe(generation.first_text_at - generation.arrived_at)
+        if generation.usage is not None:
+            self._telemetry.completion_tokens.inc(generation.usage.num_completion_tokens)
+            self._mean_duration_s += 0.2 * (duration_s - self._mean_duration_s)
+        logger.info("%s: %s after %.3f s", generation.engine_id, generation.outcome, duration_s)
+
+
+def _prepare(generation: Generation) -> EngineRequest:
+    """Build the engine's request; runs on the executor."""
+    request, engine = generation.request, generation.served.engine
+    max_model_len = engine.info.max_model_len
+    prompt_token_ids = encode_chat(engine.tokenizer, request.messages, max_model_len)
+    params = fit_to_window(request, len(prompt_token_ids), max_model_len)
+    return EngineRequest(generation.engine_id, prompt_token_ids, params)
+
+
+def _answer_builder(
+    generation: Generation, num_prompt_tokens: int, loop: asyncio.AbstractEventLoop
+) -> AnswerBuilder:
+    """Connect the engine's thread to the generation on the event loop."""
+    engine = generation.served.engine
+    return AnswerBuilder(
+        detokenizer=Detokenizer(engine.tokenizer.decode),
+        stop=generation.request.stop,
+        stop_token_ids=engine.info.stop_token_ids,
+        num_prompt_tokens=num_prompt_tokens,
+        emit=lambda chunk: loop.call_soon_threadsafe(generation.push, chunk),
+        fail=lambda error: loop.call_soon_threadsafe(generation.fail, error),
+        cancel=lambda: engine.cancel(generation.engine_id),
+    )

@@ -1,0 +1,3 @@
+"""The version of Palma, and of its founding HTTP API."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,36 @@
+"""Fixtures that several rooms' tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from palma.core.config import Settings
+from tests.live_server import LiveServer, running_server
+
+SETTING_NAMES = [name.upper() for name in Settings.model_fields]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_environment() -> Iterator[None]:
+    """Run every test without the settings that this shell happens to have, and offline."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SETTING_NAMES:
+            patch.delenv(name, raising=False)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def mock_server() -> Iterator[LiveServer]:
+    """A server with the mock engine and default settings."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def palmita_server() -> Iterator[LiveServer]:
+    """A server with the bundled model on the threads engine."""
+    with running_server(engine="threads", device="cpu") as server:
+        yield server

@@ -1,0 +1,161 @@
+"""A real uvicorn on loopback, in a thread of the test process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from palma.api.app import create_app
+from palma.api.server import bind, build_server
+from palma.core.config import Settings
+from palma.serving.registry import LoadEngine, load_engine
+
+PATIENCE_S = 20.0
+"""Longest wait for anything that a healthy server does at once."""
+
+NEIGHBOUR_TEXT = "".join(f"{n} " for n in range(1, 16))
+
+
+@dataclass
+class LiveServer:
+    """Where the server listens, and short ways to talk to it."""
+
+    port: int
+    settings: Settings
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
+
+    @property
+    def url(self) -> str:
+        """The base URL, without a slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path: str, **kwargs: Any) -> httpx.Response:
+        """GET a path."""
+        return self.client.get(path, **kwargs)
+
+    def post(self, path: str, body: Any, **kwargs: Any) -> httpx.Response:
+        """POST a JSON body."""
+        return self.client.post(path, json=body, **kwargs)
+
+    def events(self, path: str, body: Any, **kwargs: Any) -> list[Any]:
+        """POST a JSON body and return the data of all server-sent events, JSON parsed."""
+        with self.client.stream("POST", path, json=body, **kwargs) as response:
+            assert response.status_code == 200, response.read()
+            return [parse_event(line) for line in response.iter_lines() if line.startswith("data:")]
+
+    def connect(self) -> socket.socket:
+        """Open a raw TCP connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
+
+    def send_raw(self, request: bytes) -> bytes:
+        """Send bytes and return everything that comes until the server closes."""
+        with self.connect() as connection:
+            connection.sendall(request)
+            return read_to_end(connection)
+
+    def counts(self) -> tuple[float, float]:
+        """Return the requests that run and that wait, as /metrics shows them."""
+        metrics = self.get("/metrics").text
+        return _metric(metrics, "palma_requests_running"), _metric(
+            metrics, "palma_requests_waiting"
+        )
+
+    def wait_until_idle(self) -> None:
+        """Wait until nothing runs and nothing waits; fails when that takes too long."""
+        wait_until(lambda: self.counts() == (0, 0), "running and waiting counts return to 0")
+
+
+def wait_until(condition: Any, what: str, patience_s: float = PATIENCE_S) -> None:
+    """Poll until a condition holds; fails with `what` when it never does."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {patience_s:g} s: {what}"
+        time.sleep(0.01)
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """Return all bytes until the peer closes, or resets, the connection."""
+    received = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(65536):
+            received += part
+    return bytes(received)
+
+
+def parse_event(line: str) -> Any:
+    """Return the data of one event: JSON, or the bare word `[DONE]`."""
+    data = line.removeprefix("data:").strip()
+    return data if data == "[DONE]" else json.loads(data)
+
+
+def user(content: str) -> list[dict[str, str]]:
+    """Return a conversation of one user message."""
+    return [{"role": "user", "content": content}]
+
+
+@contextlib.contextmanager
+def running_server(*, load: LoadEngine = load_engine, **flags: Any) -> Iterator[LiveServer]:
+    """Start a server, wait until it is ready, and stop it at the end.
+
+    Args:
+        load: Makes the engine; the default obeys the settings.
+        flags: Settings; the mock engine unless they say otherwise. `wait_ready=False` returns
+            as soon as the port answers.
+    """
+    wait_ready = flags.pop("wait_ready", True)
+    settings = Settings(**{"engine": "mock", "port": 0, **flags})
+    listener = bind(settings.host, settings.port)
+    server = build_server(create_app(settings, load=load), settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    live = LiveServer(listener.getsockname()[1], settings)
+    try:
+        path = "/readyz" if wait_ready else "/livez"
+        wait_until(lambda: server.started and live.get(path).status_code == 200, f"{path} is ok")
+        yield live
+    finally:
+        live.client.close()
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def unharmed_neighbour(server: LiveServer) -> Iterator[None]:
+    """Keep a stream running beside the body; it must end unchanged, and the counts at 0."""
+    texts: list[str] = []
+    first_text = threading.Event()
+
+    def read() -> None:
+        body = {"messages": user("slowly count to 15")}
+        with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
+            with client.stream("POST", "/v0.1.0/stream", json=body) as response:
+                for line in response.iter_lines():
+                    if line.startswith("data:"):
+                        texts.append(parse_event(line))
+                        first_text.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert first_text.wait(PATIENCE_S), "the neighbour's stream never began"
+        yield
+    finally:
+        reader.join(PATIENCE_S)
+    assert "".join(texts) == NEIGHBOUR_TEXT + "<|eot_id|>"
+    server.wait_until_idle()
+
+
+def _metric(metrics: str, name: str) -> float:
+    line = next(line for line in metrics.splitlines() if line.startswith(f"{name} "))
+    return float(line.split()[1])

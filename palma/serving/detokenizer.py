@@ -10,6 +10,9 @@ HALF_CHARACTER = "\ufffd"
 MAX_PENDING_TOKENS = 8
 """A UTF-8 character has at most 4 bytes: more tokens than this are not waiting for one."""
 
+MAX_HALF_TOKENS = 3
+"""Half a character has at most 3 bytes, hence tokens."""
+
 
 class Detokenizer:
     """Turns the tokens of one sequence into text as they come.
@@ -28,21 +31,34 @@ class Detokenizer:
     def push(self, token_ids: Sequence[int]) -> str:
         """Return the text that has become complete."""
         self._pending.extend(token_ids)
-        text = self._pending_text()
-        waits = text.endswith(HALF_CHARACTER) and len(self._pending) <= MAX_PENDING_TOKENS
-        if not text or waits:
+        text = self._text_of(self._pending)
+        if not text.endswith(HALF_CHARACTER):
+            return self._release(len(self._pending), text) if text else ""
+        if len(self._pending) <= MAX_PENDING_TOKENS:
             return ""
-        self._context, self._pending = self._pending, []
-        return text
+        return self._release_broken(text)
 
     def flush(self) -> str:
         """Return what is left at the end; half a character is dropped."""
-        text = self._pending_text().rstrip(HALF_CHARACTER)
-        self._context, self._pending = self._pending, []
+        text = self._text_of(self._pending).rstrip(HALF_CHARACTER)
+        return self._release(len(self._pending), text)
+
+    def _release_broken(self, text: str) -> str:
+        """Let bytes go that are no UTF-8, but keep the half character that may end them."""
+        for num_kept in range(MAX_HALF_TOKENS, 0, -1):
+            num_released = len(self._pending) - num_kept
+            released = self._text_of(self._pending[:num_released])
+            if released + self._decode(self._pending[num_released:]) == text:
+                return self._release(num_released, released)
+        return self._release(len(self._pending), text)
+
+    def _release(self, num_tokens: int, text: str) -> str:
+        self._context, self._pending = self._pending[:num_tokens], self._pending[num_tokens:]
         return text
 
-    def _pending_text(self) -> str:
-        if not self._pending:
+    def _text_of(self, token_ids: list[int]) -> str:
+        """Return what `token_ids` add to the text of the context."""
+        if not token_ids:
             return ""
         before = self._decode(self._context) if self._context else ""
-        return self._decode(self._context + self._pending)[len(before) :]
+        return self._decode(self._context + token_ids)[len(before) :]

@@ -1,0 +1,124 @@
+"""The sampler against Transformers' own logits processors, and its corner cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers.generation import logits_process as reference
+
+from palma.core.errors import EngineFailure
+from palma.core.types import SamplingParams
+from palma.engine.sampler import Sampler, candidates, penalize_repetition
+
+VOCAB_SIZE = 1000
+SEEN = torch.tensor([[3, 7, 7, 500]])
+
+
+def random_logits(seed: int, scale: float = 3.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(VOCAB_SIZE, generator=generator) * scale
+
+
+def dense_probs(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    probs, token_ids = candidates(logits, params)
+    return torch.zeros(VOCAB_SIZE).scatter(0, token_ids, probs / probs.sum())
+
+
+@pytest.mark.parametrize("scale", [0.1, 3.0, 30.0])
+@pytest.mark.parametrize(
+    ("params", "warpers"),
+    [
+        (SamplingParams(temperature=0.6), [reference.TemperatureLogitsWarper(0.6)]),
+        (SamplingParams(top_k=10), [reference.TopKLogitsWarper(10)]),
+        (SamplingParams(top_p=0.7), [reference.TopPLogitsWarper(0.7)]),
+        (SamplingParams(top_p=0.999), [reference.TopPLogitsWarper(0.999)]),
+        (SamplingParams(min_p=0.2), [reference.MinPLogitsWarper(0.2)]),
+        (
+            SamplingParams(temperature=1.7, top_k=50, top_p=0.9, min_p=0.02),
+            [
+                reference.TemperatureLogitsWarper(1.7),
+                reference.TopKLogitsWarper(50),
+                reference.TopPLogitsWarper(0.9),
+                reference.MinPLogitsWarper(0.02),
+            ],
+        ),
+    ],
+)
+def test_probabilities_equal_those_of_transformers(
+    params: SamplingParams, warpers: list[Any], scale: float
+) -> None:
+    logits = random_logits(seed=1, scale=scale)
+    scores = logits[None]
+    for warper in warpers:
+        scores = warper(SEEN, scores)
+
+    probs = dense_probs(logits, params)
+
+    torch.testing.assert_close(probs, scores[0].softmax(dim=-1), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.0, 1.3])
+def test_repetition_penalty_equals_that_of_transformers(penalty: float) -> None:
+    logits = random_logits(seed=2)
+    expected = reference.RepetitionPenaltyLogitsProcessor(penalty)(SEEN, logits[None])[0]
+
+    torch.testing.assert_close(penalize_repetition(logits, SEEN[0], penalty), expected)
+
+
+def test_drawn_tokens_follow_the_probabilities() -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -50.0])
+    sampler = Sampler(SamplingParams(seed=0), logits.device)
+
+    drawn = torch.cat([sampler.sample(logits, SEEN[0, :1]) for _ in range(4000)])
+
+    share = drawn.bincount(minlength=4) / 4000
+    torch.testing.assert_close(share, logits.softmax(dim=-1), atol=0.03, rtol=0)
+
+
+def test_a_seed_gives_the_same_tokens_whatever_the_global_generator_does() -> None:
+    logits = random_logits(seed=3)
+
+    def draw() -> list[int]:
+        sampler = Sampler(SamplingParams(seed=42), logits.device)
+        return [int(sampler.sample(logits, SEEN[0])) for _ in range(20)]
+
+    first = draw()
+    torch.manual_seed(999)
+
+    assert draw() == first
+    assert len(set(first)) > 1
+
+
+def test_temperature_zero_and_a_vanishing_one_take_the_likeliest_token() -> None:
+    logits = random_logits(seed=4)
+
+    for temperature in (0.0, 1e-30, 1e-300):
+        sampler = Sampler(SamplingParams(temperature=temperature), logits.device)
+        assert int(sampler.sample(logits, SEEN[0])) == int(logits.argmax())
+
+
+def test_top_k_beyond_the_vocabulary_keeps_all_tokens() -> None:
+    logits = random_logits(seed=5)
+
+    _, token_ids = candidates(logits, SamplingParams(top_k=10**9))
+
+    assert token_ids.numel() == VOCAB_SIZE
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_no_numbers_fail_the_request(bad: float) -> None:
+    logits = torch.full((VOCAB_SIZE,), bad)
+    sampler = Sampler(SamplingParams(temperature=0), logits.device)
+
+    with pytest.raises(EngineFailure, match="not a number"):
+        sampler.sample(logits, SEEN[0])
+
+
+def test_tokens_of_infinite_unlikelihood_are_never_drawn() -> None:
+    logits = torch.full((VOCAB_SIZE,), -torch.inf)
+    logits[[5, 9]] = 0.0
+    sampler = Sampler(SamplingParams(seed=1, top_p=0.99, min_p=0.01), logits.device)
+
+    assert {int(sampler.sample(logits, SEEN[0])) for _ in range(50)} == {5, 9}

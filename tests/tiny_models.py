@@ -1,0 +1,50 @@
+"""Tiny random models in memory: no files, no downloads, the same weights every time."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from palma.core.types import Tokenizer
+from palma.engine.mock import END_ID, MockTokenizer
+from palma.models.device import DeviceChoice
+from palma.models.loader import LoadedModel
+
+VOCAB_SIZE = 300
+MAX_MODEL_LEN = 256
+
+
+def tiny_llama(*, seed: int = 0) -> Any:
+    """Return a Llama with random float32 weights and a vocabulary of bytes and a few more."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_MODEL_LEN,
+        initializer_range=0.5,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = LlamaForCausalLM(config).eval()
+    model.generation_config = GenerationConfig(pad_token_id=0)
+    return model
+
+
+def tiny_loaded_model(*, stop_token_ids: frozenset[int] = frozenset({END_ID})) -> LoadedModel:
+    """Return a loaded model whose tokens are bytes, as an engine gets it."""
+    tokenizer: Tokenizer = MockTokenizer()
+    return LoadedModel(
+        model_id="tiny",
+        model=tiny_llama(),
+        tokenizer=cast(Any, tokenizer),
+        choice=DeviceChoice(device="cpu", dtype="float32", reason="a test"),
+        max_model_len=MAX_MODEL_LEN,
+        vocab_size=VOCAB_SIZE,
+        stop_token_ids=stop_token_ids,
+    )

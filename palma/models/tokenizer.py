@@ -1,0 +1,125 @@
+"""A Transformers tokenizer as `palma.core.types.Tokenizer`, safe to use from many threads."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+from palma.core.errors import ChatTemplateRejected
+from palma.core.types import Message
+from palma.models.token_length import UNBOUNDED, max_token_chars
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+logger = logging.getLogger(__name__)
+
+
+class HFTokenizer:
+    """Encodes, decodes and renders for one model.
+
+    A fast tokenizer keeps "special tokens are plain text" as a state that all threads share, and
+    changing it during a call of another thread mixes up both. So each of the two ways to encode
+    has a backend of its own that never changes. A slow tokenizer has one, behind a lock.
+
+    A model without a chat template gets a plain one: a line `System: ...`, `User: ...` or
+    `Assistant: ...` for each message, then `Assistant:`.
+
+    Args:
+        tokenizer: A Transformers tokenizer that nobody else changes.
+
+    Attributes:
+        special_tokens: See `palma.core.types.Tokenizer`.
+        max_token_chars: The same; `sys.maxsize` where a token can swallow any amount of text.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+        definition = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
+        self._backends = None if definition is None else _frozen_backends(definition)
+        self._has_template = _has_chat_template(tokenizer)
+        added = tokenizer.added_tokens_decoder.values()
+        self.special_tokens: tuple[str, ...] = tuple(t.content for t in added if t.special)
+        self.max_token_chars: int = (
+            UNBOUNDED if definition is None else max_token_chars(json.loads(definition))
+        )
+
+    def encode(self, text: str, *, parse_special: bool) -> list[int]:
+        """Return the token ids of `text`; nothing is added at its ends."""
+        if self._backends is not None:
+            return self._backends[parse_special].encode(text, add_special_tokens=False).ids
+        with self._lock:
+            ids = self._tokenizer.encode(
+                text, add_special_tokens=False, split_special_tokens=not parse_special
+            )
+        return cast("list[int]", ids)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the text of the ids, control tokens left out and spaces as they are."""
+        if self._backends is not None:
+            return self._backends[True].decode(token_ids, skip_special_tokens=True)
+        with self._lock:
+            text = self._tokenizer.decode(
+                token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        return cast("str", text)
+
+    def render_chat(self, messages: tuple[Message, ...]) -> str:
+        """Return the prompt text that asks for the next assistant turn.
+
+        Raises:
+            ChatTemplateRejected: The template does not accept these messages.
+        """
+        if not self._has_template:
+            return _plain_chat(messages)
+        from jinja2 import TemplateError
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return cast(
+                "str",
+                self._tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=True
+                ),
+            )
+        except TemplateError as error:
+            raise _rejected(error.message or type(error).__name__) from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Jinja lets the errors of the template's own expressions through as they are.
+            raise _rejected(str(error)) from None
+
+
+def _rejected(reason: str) -> ChatTemplateRejected:
+    line = " ".join(reason.split())
+    return ChatTemplateRejected(f"The model's chat template refused: {line}", param="messages")
+
+
+def _frozen_backends(definition: str) -> dict[bool, Backend]:
+    """One backend per value of `parse_special`, from the text of a `tokenizer.json`."""
+    from tokenizers import Tokenizer as Backend
+
+    backends = {}
+    for parse_special in (True, False):
+        backend = Backend.from_str(definition)
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = not parse_special
+        backends[parse_special] = backend
+    return backends
+
+
+def _has_chat_template(tokenizer: Any) -> bool:
+    try:
+        tokenizer.get_chat_template()
+    except ValueError:  # there is none, or several and none by default
+        logger.warning("The model has no chat template: chats become plain `User: ...` lines")
+        return False
+    return True
+
+
+def _plain_chat(messages: tuple[Message, ...]) -> str:
+    lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
+    return "\n".join([*lines, "Assistant:"])

@@ -10,10 +10,11 @@ import typer
 from pydantic.fields import FieldInfo
 
 from palma.core.config import Settings, load_settings
-from palma.core.errors import PalmaError
+from palma.core.errors import PalmaError, SettingsError
 from palma.core.logs import configure_logging
 from palma.version import __version__
 
+EXIT_FAILED = 1
 EXIT_BAD_SETTING = 2
 
 app = typer.Typer(
@@ -25,12 +26,12 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command; a wrong setting ends it with one line and exit status 2."""
+    """Run the command; what goes wrong ends it with one line, a wrong setting with status 2."""
     try:
         app()
     except PalmaError as error:
         print(f"palma: {error.message}", file=sys.stderr)
-        sys.exit(EXIT_BAD_SETTING)
+        sys.exit(EXIT_BAD_SETTING if isinstance(error, SettingsError) else EXIT_FAILED)
 
 
 def _show_version(value: bool) -> None:
@@ -56,7 +57,7 @@ def serve(**flags: Any) -> None:
     given = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(**given)
     configure_logging(debug=settings.debug)
-    raise typer.Exit(serve_http(settings))
+    serve_http(settings)
 
 
 def _flag(name: str, field: FieldInfo) -> inspect.Parameter:

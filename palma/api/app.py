@@ -22,9 +22,10 @@ from palma.api.drain import DrainOnSignal
 from palma.api.errors import Envelope, ErrorResponses, MethodNotAllowed, RouteNotFound
 from palma.api.middleware import CorsMiddleware, ErrorMiddleware, RequestIdMiddleware
 from palma.core.config import Settings
+from palma.core.errors import PalmaError
 from palma.core.telemetry import Telemetry
 from palma.serving.health import HealthMonitor
-from palma.serving.registry import LoadEngine, ModelRegistry, load_engine
+from palma.serving.registry import LoadEngine, ModelRegistry, load_engine, served_model_id
 from palma.serving.service import GenerationService
 
 GZIP_MINIMUM_BYTES = 1000
@@ -43,7 +44,7 @@ def create_app(
     settings: Settings,
     *,
     load: LoadEngine = load_engine,
-    on_load_failure: Callable[[], None] | None = None,
+    on_load_failure: Callable[[PalmaError], None] | None = None,
 ) -> Starlette:
     """Build the application; nothing is loaded or started before its lifespan begins.
 
@@ -51,7 +52,11 @@ def create_app(
         settings: All of the operator's choices.
         load: Makes the engine, on a thread of its own, while the server already answers probes.
         on_load_failure: Called when it cannot; otherwise the server stays up as `unhealthy`.
+
+    Raises:
+        SettingsError: MODEL_ID names nothing that could be a model.
     """
+    model_id = served_model_id(settings)
     error_responses = ErrorResponses(ENVELOPES, default=openai_chat.error_body)
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
     app = Starlette(
@@ -69,30 +74,31 @@ def create_app(
             Middleware(ApiKeyMiddleware, api_key, PUBLIC_PATHS),
         ],
         exception_handlers={HTTPException: _raise_own_error},
-        lifespan=_lifespan(settings, load, on_load_failure),
+        lifespan=_lifespan(settings, model_id, load, on_load_failure),
     )
     app.router.redirect_slashes = False
     return app
 
 
 def _lifespan(
-    settings: Settings, load: LoadEngine, on_load_failure: Callable[[], None] | None
+    settings: Settings,
+    model_id: str,
+    load: LoadEngine,
+    on_load_failure: Callable[[PalmaError], None] | None,
 ) -> Callable[[Starlette], Any]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
         # One thread more than may generate: prompts are tokenized while all others are busy.
         executor = ThreadPoolExecutor(settings.threads_max_workers + 1, "palma")
-        registry = ModelRegistry(settings, executor, load)
+        registry = ModelRegistry(settings, model_id, executor, load)
         telemetry = Telemetry()
         service = GenerationService(settings, registry, executor, telemetry)
-        health = HealthMonitor(registry, settings.stall_timeout_s)
+        health = HealthMonitor(service, settings.stall_timeout_s)
         telemetry.watch("palma_requests_running", "Being computed.", lambda: service.num_running)
         telemetry.watch("palma_requests_waiting", "Taken, waiting.", lambda: service.num_waiting)
-
-        def mark_draining() -> None:
-            health.is_draining = service.is_draining = True
-
-        drain = DrainOnSignal(mark_draining, lambda: service.drain(settings.shutdown_grace_s))
+        drain = DrainOnSignal(
+            service.refuse_new_requests, lambda: service.drain(settings.shutdown_grace_s)
+        )
         drain.install()
         loading = asyncio.create_task(_load(registry, on_load_failure))
         try:
@@ -112,10 +118,12 @@ def _lifespan(
     return lifespan
 
 
-async def _load(registry: ModelRegistry, on_load_failure: Callable[[], None] | None) -> None:
+async def _load(
+    registry: ModelRegistry, on_load_failure: Callable[[PalmaError], None] | None
+) -> None:
     await registry.load()
-    if registry.state == "failed" and on_load_failure is not None:
-        on_load_failure()
+    if registry.failure is not None and on_load_failure is not None:
+        on_load_failure(registry.failure)
 
 
 def _raise_own_error(request: Request, error: Exception) -> Response:

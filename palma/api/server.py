@@ -13,29 +13,26 @@ from starlette.applications import Starlette
 from palma.api.app import create_app
 from palma.api.http_protocol import GuardedProtocol
 from palma.core.config import Settings
-from palma.core.errors import SettingsError
+from palma.core.errors import PalmaError, SettingsError
 from palma.serving.registry import LoadEngine, load_engine
 
 logger = logging.getLogger(__name__)
-
-EXIT_OK = 0
-EXIT_LOAD_FAILED = 1
 
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep idle connections: they, not we, should close first."""
 
 
-def serve(settings: Settings, *, load: LoadEngine = load_engine) -> int:
-    """Serve until a signal, and return the exit status of the process.
+def serve(settings: Settings, *, load: LoadEngine = load_engine) -> None:
+    """Serve until a signal.
 
     Raises:
         SettingsError: The address cannot be listened on, or another setting cannot be used.
+        PalmaError: The model could not be loaded.
     """
-    load_failed = False
+    failures: list[PalmaError] = []
 
-    def on_load_failure() -> None:
-        nonlocal load_failed
-        load_failed = True
+    def on_load_failure(error: PalmaError) -> None:
+        failures.append(error)
         server.should_exit = True
 
     app = create_app(settings, load=load, on_load_failure=on_load_failure)
@@ -46,7 +43,8 @@ def serve(settings: Settings, *, load: LoadEngine = load_engine) -> int:
     host, port = listener.getsockname()[:2]
     logger.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
     server.run(sockets=[listener])
-    return EXIT_LOAD_FAILED if load_failed else EXIT_OK
+    if failures:
+        raise failures[0]
 
 
 def build_server(app: Starlette, settings: Settings) -> uvicorn.Server:
@@ -56,6 +54,7 @@ def build_server(app: Starlette, settings: Settings) -> uvicorn.Server:
         app,
         http=protocol,  # type: ignore[arg-type]  # called like the class it stands for
         log_config=None,
+        log_level="info" if settings.debug else "warning",
         access_log=settings.debug,
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palma.core.config import Settings
-from palma.core.errors import ModelLoadError, SettingsError
+from palma.core.errors import SettingsError
 
 # The Hub's own rules for a repository name, checked here so that a bad name never meets a disk.
 _NAME_PART = r"\w(?:[\w.-]{0,94}\w)?"
@@ -46,8 +46,8 @@ def resolve_spec(settings: Settings) -> ModelSpec:
     A folder must be written as one (`/x`, `./x`, `~/x`); `x/y` is always a Hub name.
 
     Raises:
-        SettingsError: MODEL_ID is neither a folder nor a name, or MODEL_REVISION has no use.
-        ModelLoadError: The folder is not there.
+        SettingsError: MODEL_ID is neither a folder that is there nor a name, or MODEL_REVISION
+            has no use.
     """
     from palma.models.bundled import BUNDLED_MODEL_ID, bundled_model_path
 
@@ -76,5 +76,5 @@ def _local_spec(settings: Settings, model_id: str, folder: Path) -> ModelSpec:
 def _existing_folder(model_id: str) -> Path:
     folder = Path(model_id).expanduser().resolve()
     if not folder.is_dir() or not folder.name:
-        raise ModelLoadError(f"MODEL_ID={model_id!r}: there is no such folder")
+        raise SettingsError(f"MODEL_ID={model_id!r}: there is no such folder")
     return folder

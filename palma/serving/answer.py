@@ -60,7 +60,6 @@ class AnswerBuilder:
             self._emit(TextChunk(text))
 
     def _end(self, delta: TokenDelta) -> None:
-        self._ended = True
         if delta.finish_reason == "stop" or delta.finish_reason == "length":
             text = self._stop_matcher.push(self._detokenizer.flush())
             if not self._stop_matcher.matched:
@@ -71,6 +70,7 @@ class AnswerBuilder:
             self._fail(RequestCancelled("the request was cancelled"))
         else:
             self._fail(delta.error or EngineFailure("the engine failed on this request"))
+        self._ended = True
 
     def _usage(self) -> Usage:
         return Usage(self._num_prompt_tokens, self._num_completion_tokens)

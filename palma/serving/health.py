@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from palma.serving.registry import ModelRegistry
+from palma.serving.service import GenerationService
 
 Status = Literal["ok", "loading", "draining", "unhealthy"]
 
@@ -36,14 +36,14 @@ class HealthMonitor:
     token for `stall_timeout_s` is not.
     """
 
-    def __init__(self, registry: ModelRegistry, stall_timeout_s: float) -> None:
-        self._registry = registry
+    def __init__(self, service: GenerationService, stall_timeout_s: float) -> None:
+        self._service = service
+        self._registry = service.registry
         self._stall_timeout_s = stall_timeout_s
-        self.is_draining = False
 
     def ready(self) -> Health:
         """Return whether a request sent now would be taken."""
-        if self.is_draining:
+        if self._service.is_draining:
             return Health("draining", "the server is shutting down")
         started = self.started()
         return self._heartbeat(self._stall_timeout_s) if started.is_ok else started

@@ -44,6 +44,15 @@ def load_engine(settings: Settings, executor: Executor) -> Engine:
     return create_engine(settings, load_model(resolve_spec(settings), settings), executor)
 
 
+def served_model_id(settings: Settings) -> str:
+    """Return the name that requests use; reads no file of the model and imports no torch.
+
+    Raises:
+        SettingsError: MODEL_ID names nothing that could be a model.
+    """
+    return "mock" if settings.engine == "mock" else resolve_spec(settings).model_id
+
+
 class ModelRegistry:
     """Loads the configured model in the background and hands it out when it is ready.
 
@@ -51,12 +60,12 @@ class ModelRegistry:
     """
 
     def __init__(
-        self, settings: Settings, executor: Executor, load: LoadEngine = load_engine
+        self, settings: Settings, model_id: str, executor: Executor, load: LoadEngine
     ) -> None:
         self.state: State = "loading"
         self.failure: PalmaError | None = None
-        self.model_id = "mock" if settings.engine == "mock" else resolve_spec(settings).model_id
-        self._names = {self.model_id, settings.model_id or self.model_id}
+        self.model_id = model_id
+        self._names = {model_id, settings.model_id or model_id}
         self._settings = settings
         self._executor = executor
         self._load = load

@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 MAX_RETRY_AFTER_S = 60
 """Official SDKs give up on a Retry-After of more than two minutes."""
 
+DRAINING_RETRY_AFTER_S = 5
+"""By then a load balancer has noticed, or a new server has started."""
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -87,6 +90,7 @@ class Generation:
                 yield item
                 if item.finish_reason is not None:
                     return
+                await asyncio.sleep(0)  # a full queue never waits: others would get no turn
         finally:
             self.cancel()
 
@@ -166,7 +170,7 @@ class GenerationService:
             QueueFull: As many requests wait as may.
         """
         if self.is_draining:
-            raise Draining("the server is shutting down", retry_after_s=5)
+            raise Draining("the server is shutting down", retry_after_s=DRAINING_RETRY_AFTER_S)
         served = self.registry.get(request.model)
         if len(self._in_flight) >= self._max_in_flight:
             raise QueueFull(
@@ -193,13 +197,18 @@ class GenerationService:
         """Requests taken that the engine does not compute yet."""
         return max(0, self.num_in_flight - self.num_running)
 
+    def refuse_new_requests(self) -> None:
+        """Take nothing new from now on; may be called from a signal handler."""
+        self.is_draining = True
+
     async def drain(self, grace_s: float) -> None:
         """Take nothing new; give what runs `grace_s` seconds, then end it with an error."""
-        self.is_draining = True
+        self.refuse_new_requests()
         if tasks := [task for _, task in self._in_flight.values()]:
             await asyncio.wait(tasks, timeout=grace_s)
         for generation, _ in list(self._in_flight.values()):
-            generation.fail(Draining("the server shut down before the answer was complete"))
+            message = "the server shut down before the answer was complete"
+            generation.fail(Draining(message, retry_after_s=DRAINING_RETRY_AFTER_S))
 
     async def _run(self, generation: Generation) -> None:
         """The background task of one request."""

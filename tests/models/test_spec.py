@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from palma.core.errors import ModelLoadError, SettingsError
+from palma.core.errors import SettingsError
 from palma.models.spec import ModelSpec, is_model_name, resolve_spec
 
 from .conftest import MakeSettings
@@ -62,7 +62,7 @@ def test_paths_addresses_and_malformed_names_are_no_model_names(name: str) -> No
 def test_a_model_id_that_is_neither_name_nor_folder_is_refused_in_one_line(
     name: str, make_settings: MakeSettings
 ) -> None:
-    with pytest.raises((SettingsError, ModelLoadError)) as caught:
+    with pytest.raises(SettingsError) as caught:
         resolve_spec(make_settings(model_id=name))
 
     assert "MODEL_ID=" in caught.value.message
@@ -71,7 +71,7 @@ def test_a_model_id_that_is_neither_name_nor_folder_is_refused_in_one_line(
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "/etc/passwd", "./no-such-folder", "/"])
 def test_a_folder_that_is_not_there_is_refused(path: str, make_settings: MakeSettings) -> None:
-    with pytest.raises(ModelLoadError, match="there is no such folder"):
+    with pytest.raises(SettingsError, match="there is no such folder"):
         resolve_spec(make_settings(model_id=path))
 
 

@@ -27,7 +27,7 @@ def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Exec
     if settings.engine == "mock":
         from palma.engine.mock import MockEngine
 
-        return MockEngine(executor, settings.threads_max_workers)
+        return MockEngine(executor, settings.threads_max_workers, settings.max_model_len)
     from palma.engine.threads import ThreadsEngine
 
     assert loaded is not None, "only the mock engine runs without a model"

@@ -30,12 +30,16 @@ class EngineRequest:
         prompt_token_ids: At least one id, each within the vocabulary.
         sampling_params: `max_tokens` is set, and prompt and completion fit `max_model_len`.
         logits_hook: Changes the logits before sampling; an error in it fails this request alone.
+        priority: Smaller numbers go first; equal ones in the order they came.
+        cache_salt: Requests share cached prefixes only with those of the same salt.
     """
 
     request_id: str
     prompt_token_ids: Sequence[int]
     sampling_params: SamplingParams
     logits_hook: LogitsHook | None = None
+    priority: int = 0
+    cache_salt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,14 @@ class TokenDelta:
         finish_reason: Set on the last delta of a sequence, and only there.
         error: What went wrong, when finish_reason is "error".
         started: True on the first delta: the sequence left the queue.
+        num_cached_tokens: Prompt tokens that were not computed anew; on the first delta.
     """
 
     token_ids: tuple[int, ...] = ()
     finish_reason: FinishReason | None = None
     error: PalmaError | None = None
     started: bool = False
+    num_cached_tokens: int = 0
 
 
 Sink = Callable[[TokenDelta], None]

@@ -68,11 +68,13 @@ class MockTokenizer:
 class MockEngine:
     """Answers without a model, through the same queue and threads as the threads engine."""
 
-    def __init__(self, executor: Executor, max_running: int) -> None:
+    def __init__(
+        self, executor: Executor, max_running: int, max_model_len: int | None = None
+    ) -> None:
         self.info = EngineInfo(
             engine="mock",
             vocab_size=VOCAB_SIZE,
-            max_model_len=MAX_MODEL_LEN,
+            max_model_len=min(MAX_MODEL_LEN, max_model_len or MAX_MODEL_LEN),
             device="none",
             dtype="none",
             reason="the mock engine computes nothing",
@@ -101,7 +103,7 @@ class MockEngine:
     def _decode(self, sequence: Sequence) -> FinishReason:
         order = self._last_message(sequence.request)
         step_s = SLOW_STEP_S if "slowly" in order else 0.0
-        max_tokens = sequence.request.sampling_params.max_tokens or MAX_MODEL_LEN
+        max_tokens = sequence.request.sampling_params.max_tokens
         for num_tokens, token_id in enumerate(answer(order), start=1):
             if sequence.cancelled.is_set():
                 return "cancelled"

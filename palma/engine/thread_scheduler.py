@@ -35,15 +35,25 @@ class Sequence:
         self.cancelled = threading.Event()
         self.last_progress = time.monotonic()
         self._sink = sink
+        self._sink_failed = False
 
     def emit(self, delta: TokenDelta) -> None:
-        """Pass a delta on. A sink that raises has lost its reader: the sequence is cancelled."""
+        """Pass a delta on. A sink that raises ends its sequence."""
         self.last_progress = time.monotonic()
         try:
             self._sink(delta)
         except Exception:
             logger.exception("%s: the sink failed; cancelling", self.request.request_id)
+            self._sink_failed = True
             self.cancelled.set()
+
+    def finish(self, delta: TokenDelta) -> None:
+        """Pass the last delta on; a sink that has failed, or fails now, is told of an error."""
+        if not self._sink_failed:
+            self.emit(delta)
+        if self._sink_failed:
+            failure = EngineFailure("the answer could not be passed on; the log says why")
+            self.emit(TokenDelta(finish_reason="error", error=failure))
 
 
 Decode = Callable[[Sequence], FinishReason]
@@ -128,7 +138,7 @@ class ThreadScheduler:
             del self._running[sequence.request.request_id]
             if not self._closed:
                 self._start_waiting()
-        sequence.emit(delta)
+        sequence.finish(delta)
 
     def _last_delta(self, sequence: Sequence) -> TokenDelta:
         if sequence.cancelled.is_set():

@@ -1,4 +1,4 @@
-"""The threads engine against `model.generate`, and its promises when things go wrong."""
+"""Every engine with a model against `model.generate`, and its promises when things go wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from palma.core.errors import EngineFailure, InsufficientMemory, InvalidRequest
-from palma.engine.base import EngineStats
+from palma.engine.base import Engine, EngineStats
+from palma.engine.continuous.engine import ContinuousEngine
 from palma.engine.mock import END_ID
 from palma.engine.threads import ThreadsEngine
 from tests.engine.suite import submit
@@ -20,12 +21,18 @@ MAX_RUNNING = 4
 PROMPTS = [[1, 2, 3], list(range(50, 90)), [7], [200] * 12, [5, 4, 3, 2, 1], list(b"hello there")]
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[ThreadsEngine]:
+@pytest.fixture(scope="module", params=["threads", "continuous"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with ThreadPoolExecutor(MAX_RUNNING + 1) as executor:
-        engine = ThreadsEngine(tiny_loaded_model(), executor, MAX_RUNNING)
+        engine = make_engine(request.param, executor)
         yield engine
         engine.close()
+
+
+def make_engine(name: str, executor: ThreadPoolExecutor) -> Engine:
+    if name == "threads":
+        return ThreadsEngine(tiny_loaded_model(), executor, MAX_RUNNING)
+    return ContinuousEngine(tiny_loaded_model(), executor, MAX_RUNNING, num_blocks=64, block_size=8)
 
 
 def generate(prompt: list[int], max_new_tokens: int) -> list[int]:
@@ -41,7 +48,7 @@ def generate(prompt: list[int], max_new_tokens: int) -> list[int]:
     return [int(token_id) for token_id in output[0, len(prompt) :]]
 
 
-def test_greedy_tokens_equal_generate(engine: ThreadsEngine) -> None:
+def test_greedy_tokens_equal_generate(engine: Engine) -> None:
     for number, prompt in enumerate(PROMPTS):
         collected = submit(engine, f"greedy-{number}", prompt)
 
@@ -49,7 +56,7 @@ def test_greedy_tokens_equal_generate(engine: ThreadsEngine) -> None:
         assert collected.token_ids == generate(prompt, 20)
 
 
-def test_concurrent_sequences_equal_each_alone(engine: ThreadsEngine) -> None:
+def test_concurrent_sequences_equal_each_alone(engine: Engine) -> None:
     prompts = PROMPTS + PROMPTS[:4]
     running = [submit(engine, f"many-{n}", prompt) for n, prompt in enumerate(prompts)]
 
@@ -58,7 +65,7 @@ def test_concurrent_sequences_equal_each_alone(engine: ThreadsEngine) -> None:
         assert collected.token_ids == generate(prompt, 20)
 
 
-def test_a_seed_gives_the_same_tokens_alone_and_in_company(engine: ThreadsEngine) -> None:
+def test_a_seed_gives_the_same_tokens_alone_and_in_company(engine: Engine) -> None:
     alone = submit(engine, "alone", PROMPTS[0], temperature=1.0, seed=7)
     alone.wait()
 
@@ -74,7 +81,7 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_company(engine: ThreadsEngine
     assert other.token_ids != alone.token_ids
 
 
-def test_the_end_token_ends_with_stop(engine: ThreadsEngine) -> None:
+def test_the_end_token_ends_with_stop(engine: Engine) -> None:
     def only_end(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
         wanted = END_ID if len(completion) == 2 else 65
         return torch.full_like(logits, -torch.inf).index_fill(0, torch.tensor([wanted]), 0.0)
@@ -85,7 +92,7 @@ def test_the_end_token_ends_with_stop(engine: ThreadsEngine) -> None:
     assert collected.token_ids == [65, 65, END_ID]
 
 
-def test_a_failing_hook_fails_its_own_sequence_alone(engine: ThreadsEngine) -> None:
+def test_a_failing_hook_fails_its_own_sequence_alone(engine: Engine) -> None:
     def broken(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
         raise RuntimeError("a hook with a bug")
 
@@ -99,7 +106,7 @@ def test_a_failing_hook_fails_its_own_sequence_alone(engine: ThreadsEngine) -> N
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_nan_logits_fail_their_own_sequence(engine: ThreadsEngine, temperature: float) -> None:
+def test_nan_logits_fail_their_own_sequence(engine: Engine, temperature: float) -> None:
     def poison(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
         return logits if len(completion) < 3 else logits * torch.nan
 
@@ -109,7 +116,7 @@ def test_nan_logits_fail_their_own_sequence(engine: ThreadsEngine, temperature: 
     assert len(collected.token_ids) == 3
 
 
-def test_running_out_of_memory_is_said_so(engine: ThreadsEngine) -> None:
+def test_running_out_of_memory_is_said_so(engine: Engine) -> None:
     def hungry(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
         raise torch.OutOfMemoryError("pretended")
 
@@ -120,7 +127,7 @@ def test_running_out_of_memory_is_said_so(engine: ThreadsEngine) -> None:
     assert collected.error.retry_after_s is not None
 
 
-def test_cancelling_ends_within_two_steps(engine: ThreadsEngine) -> None:
+def test_cancelling_ends_within_two_steps(engine: Engine) -> None:
     steps: list[int] = []
 
     def cancel_at_five(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
@@ -146,7 +153,7 @@ def test_cancelling_ends_within_two_steps(engine: ThreadsEngine) -> None:
     ],
 )
 def test_what_no_device_could_compute_is_refused_before_it_gets_there(
-    engine: ThreadsEngine, prompt: list[int], params: dict[str, Any], message: str
+    engine: Engine, prompt: list[int], params: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
         submit(engine, "refused", prompt, **params)

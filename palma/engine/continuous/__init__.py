@@ -1,0 +1,1 @@
+"""Continuous batching: all running sequences share each forward pass."""

@@ -1,0 +1,166 @@
+"""Attention over the paged KV cache, called by unmodified Transformers models.
+
+It is registered with `AttentionInterface` under a name of our own. Transformers makes no mask
+for a name that it does not know, so causality, sliding windows, soft-capping and sinks are all
+done here. Source of the interface: `transformers.integrations.sdpa_attention`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from palma.engine.continuous.kv_cache import KVCache
+
+ATTENTION_NAME = "palma_paged"
+CONTEXT_ATTRIBUTE = "palma_forward_context"
+"""Where an attention module finds its engine's ForwardContext."""
+
+
+@dataclass(slots=True)
+class ForwardContext:
+    """What attention must know about the forward pass that runs now; set before each pass.
+
+    Attributes:
+        kv_cache: Where keys and values are.
+        new_slots: (batch * length,), int64: where those of this pass go.
+        past_slots: (batch, max_kv_length), int64: where all of a sequence's are, new ones
+            included; padded with any slot.
+        kv_lengths: (batch,), int64: how many of them count.
+        positions: (batch, length), int64: the positions of the queries.
+        num_calls: Attention calls by layer in this pass; the self-check reads it.
+    """
+
+    kv_cache: KVCache
+    new_slots: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    past_slots: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    kv_lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    num_calls: dict[int, int] = field(default_factory=dict)
+    _masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
+
+    def begin(
+        self,
+        new_slots: torch.Tensor,
+        past_slots: torch.Tensor,
+        kv_lengths: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
+        """Describe the next pass."""
+        self.new_slots, self.past_slots = new_slots, past_slots
+        self.kv_lengths, self.positions = kv_lengths, positions
+        self.num_calls.clear()
+        self._masks.clear()
+
+    def mask(self, sliding_window: int | None) -> torch.Tensor | None:
+        """Return which keys each query sees: (batch, 1, length, max_kv_length), bool.
+
+        None when every query sees every key. Computed once for each window and pass.
+        """
+        if sliding_window not in self._masks:
+            self._masks[sliding_window] = self._make_mask(sliding_window)
+        return self._masks[sliding_window]
+
+    def _make_mask(self, sliding_window: int | None) -> torch.Tensor | None:
+        keys = torch.arange(self.past_slots.shape[1], device=self.positions.device)
+        queries = self.positions[:, :, None]  # (batch, length, 1)
+        seen = keys <= queries
+        if sliding_window is not None:
+            seen &= keys > queries - sliding_window
+        seen &= keys < self.kv_lengths[:, None, None]
+        return None if bool(seen.all()) else seen[:, None]
+
+
+def paged_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _attention_mask: torch.Tensor | None = None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Store the new keys and values, then attend to all of each sequence's.
+
+    Args:
+        module: The attention layer; has `layer_idx` and our context.
+        query: (batch, num_heads, length, head_dim).
+        key: (batch, num_kv_heads, length, head_dim).
+        value: (batch, num_kv_heads, length, value_dim).
+        _attention_mask: None: Transformers makes no mask for us.
+        scaling: Factor of the scores; None means head_dim ** -0.5.
+        sliding_window: Most keys a query sees, itself included.
+        softcap: Scores go through `softcap * tanh(score / softcap)`. Source: arXiv:2408.00118.
+        s_aux: (num_heads,): scores of a sink that takes probability and gives nothing.
+
+    Returns:
+        (batch, length, num_heads, value_dim), and None for the weights.
+    """
+    context: ForwardContext = getattr(module, CONTEXT_ATTRIBUTE)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    context.num_calls[layer] = context.num_calls.get(layer, 0) + 1
+    keys, values = _store_and_gather(context, layer, key, value)
+    mask = context.mask(sliding_window)
+    if softcap is not None or s_aux is not None:
+        attended = _attend_by_hand(
+            query, keys, values, mask, scaling=scaling, softcap=softcap, sinks=s_aux
+        )
+    else:
+        attended = scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            attn_mask=mask,
+            scale=scaling,
+            enable_gqa=query.shape[1] != keys.shape[1],
+        )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def _store_and_gather(
+    context: ForwardContext, layer: int, key: torch.Tensor, value: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write the new keys and values to their slots; return (batch, num_kv_heads, kv, dim)."""
+    stored = context.kv_cache.layer(layer, key, value)
+    gathered = []
+    for cache, new in zip(stored, (key, value), strict=True):
+        num_heads, _, dim = cache.shape
+        cache.index_copy_(1, context.new_slots, new.transpose(0, 1).reshape(num_heads, -1, dim))
+        past = cache.index_select(1, context.past_slots.flatten())
+        gathered.append(past.view(num_heads, *context.past_slots.shape, dim).transpose(0, 1))
+    return gathered[0], gathered[1]
+
+
+def _attend_by_hand(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention with what the fused kernel lacks; shapes as in `paged_attention`."""
+    num_groups = query.shape[1] // keys.shape[1]
+    keys = keys.repeat_interleave(num_groups, dim=1)
+    values = values.repeat_interleave(num_groups, dim=1)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query @ keys.transpose(2, 3)) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    scores = scores.float()
+    if sinks is not None:
+        column = sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, column], dim=-1)
+    weights = scores.softmax(dim=-1)[..., : keys.shape[2]]
+    return weights.to(values.dtype) @ values

@@ -1,0 +1,249 @@
+"""The continuous engine: one thread, one step at a time, every running sequence in each.
+
+A step takes what was submitted and cancelled since the last one, lets the scheduler choose,
+runs the forward passes, samples, and tells each sequence's sink. Whatever goes wrong for one
+sequence ends that sequence alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence as Rows
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+import torch
+
+from palma.core.errors import EngineFailure, InsufficientMemory, InvalidRequest, PalmaError
+from palma.core.types import FinishReason
+from palma.engine.base import (
+    EngineInfo,
+    EngineRequest,
+    EngineStats,
+    Sink,
+    TokenDelta,
+    check_prompt,
+)
+from palma.engine.continuous.block_pool import BlockPool
+from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.runner import Runner
+from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
+from palma.engine.sampler import Sampler
+
+if TYPE_CHECKING:
+    from palma.models.loader import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+
+class ContinuousEngine:
+    """Decodes all running sequences together.
+
+    Args:
+        loaded: The model; its attention belongs to this engine until `close`.
+        executor: Where the step loop runs, as one long-lived job.
+        max_running: Most sequences that compute at once.
+        num_blocks: Size of the KV cache, in blocks for each layer.
+        block_size: Tokens a block holds.
+        max_prefill_tokens: Prompt tokens a step may compute while others decode.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        executor: Executor,
+        max_running: int,
+        *,
+        num_blocks: int,
+        block_size: int = 16,
+        max_prefill_tokens: int = 128,
+    ) -> None:
+        self.info = EngineInfo(
+            engine="continuous",
+            vocab_size=loaded.vocab_size,
+            max_model_len=min(loaded.max_model_len, num_blocks * block_size),
+            device=loaded.choice.device,
+            dtype=loaded.choice.dtype,
+            reason=loaded.choice.reason,
+            stop_token_ids=loaded.stop_token_ids,
+        )
+        self.tokenizer = loaded.tokenizer
+        self._runner = Runner(loaded.model, KVCache(num_blocks, block_size))
+        self._scheduler = Scheduler(BlockPool(num_blocks, block_size), max_running)
+        self._max_prefill_tokens = max_prefill_tokens
+        self._device = loaded.model.device
+        self._samplers: dict[Sequence, Sampler] = {}
+        self._lock = threading.Lock()  # guards what other threads touch: the next four
+        self._wake = threading.Condition(self._lock)
+        self._submitted: deque[tuple[EngineRequest, Sink]] = deque()
+        self._cancelled: set[str] = set()
+        self._ids: set[str] = set()
+        self._is_closing = False
+        self._sequences: dict[str, Sequence] = {}
+        self._last_step = time.monotonic()
+        self._loop = executor.submit(self._run)
+
+    def submit(self, request: EngineRequest, sink: Sink) -> None:
+        """Queue a sequence; see `Engine.submit`."""
+        check_prompt(request, self.info)
+        with self._wake:
+            if self._is_closing:
+                raise EngineFailure("the engine is closed")
+            if request.request_id in self._ids:
+                raise InvalidRequest(f"request id {request.request_id!r} is in use")
+            self._ids.add(request.request_id)
+            self._submitted.append((request, sink))
+            self._wake.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """End a sequence at the next step; see `Engine.cancel`."""
+        with self._wake:
+            if request_id in self._ids:
+                self._cancelled.add(request_id)
+                self._wake.notify()
+
+    def stats(self) -> EngineStats:
+        """Return the counts of this moment, without waiting for a step."""
+        num_running = len(self._scheduler.running)
+        num_waiting = self._scheduler.num_waiting + len(self._submitted)
+        stalled_s = time.monotonic() - self._last_step if num_running else 0.0
+        return EngineStats(num_running, num_waiting, max(0.0, stalled_s))
+
+    def close(self) -> None:
+        """Cancel everything and wait for the running step."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        self._loop.result()
+        self._runner.close()
+
+    def step(self) -> None:
+        """Advance the scheduled sequences by one forward pass of each kind."""
+        batch = self._scheduler.schedule(self._max_prefill_tokens)
+        if batch.decodes:
+            self._decode(batch.decodes)
+        for chunk in batch.prefills:
+            self._prefill(chunk)
+        self._last_step = time.monotonic()
+
+    def _run(self) -> None:
+        """The step loop; ends when the engine closes."""
+        while self._take_news():
+            self.step()
+        for sequence in list(self._sequences.values()):
+            self._end(sequence, TokenDelta(finish_reason="cancelled"))
+
+    def _take_news(self) -> bool:
+        """Take what other threads asked for, waiting while there is nothing to do."""
+        with self._wake:
+            while not (self._submitted or self._cancelled or self._is_closing):
+                if self._scheduler.has_work:
+                    break
+                self._wake.wait()
+            submitted, cancelled = list(self._submitted), set(self._cancelled)
+            self._submitted.clear()
+            self._cancelled.clear()
+            is_closing = self._is_closing
+        for request, sink in submitted:
+            self._sequences[request.request_id] = self._scheduler.add(request, sink)
+        for request_id in cancelled & self._sequences.keys():
+            self._end(self._sequences[request_id], TokenDelta(finish_reason="cancelled"))
+        self._last_step = time.monotonic()
+        return not is_closing
+
+    def _decode(self, sequences: Rows[Sequence]) -> None:
+        """Decode sequences together; halve the batch until whoever breaks it stands alone."""
+        try:
+            logits = self._runner.decode(sequences)  # (num_sequences, vocab_size)
+        except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
+            if len(sequences) == 1:
+                self._fail(sequences[0], error)
+                return
+            middle = len(sequences) // 2
+            self._decode(sequences[:middle])
+            self._decode(sequences[middle:])
+            return
+        for sequence, row in zip(sequences, logits, strict=True):
+            self._scheduler.commit(sequence, 1)
+            self._choose_token(sequence, row)
+
+    def _prefill(self, chunk: Chunk) -> None:
+        sequence = chunk.sequence
+        is_first = sequence.num_completion_tokens == 0 and sequence not in self._samplers
+        try:
+            if is_first:
+                self._samplers[sequence] = Sampler(sequence.request.sampling_params, self._device)
+            logits = self._runner.prefill(chunk)
+        except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
+            self._fail(sequence, error)
+            return
+        if is_first:
+            self._tell(
+                sequence, TokenDelta(started=True, num_cached_tokens=sequence.num_cached or 0)
+            )
+        self._scheduler.commit(sequence, chunk.num_tokens)
+        if sequence.num_uncomputed == 0:
+            self._choose_token(sequence, logits)
+
+    def _choose_token(self, sequence: Sequence, logits: torch.Tensor) -> None:
+        """Sample a sequence's next token from its logits (vocab_size,), and say it."""
+        try:
+            token_id = self._sample(sequence, logits)
+        except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
+            self._fail(sequence, error)
+            return
+        sequence.token_ids.append(token_id)
+        finish_reason = self._finish_reason(sequence, token_id)
+        if finish_reason is None:
+            self._tell(sequence, TokenDelta(token_ids=(token_id,)))
+        else:
+            self._end(sequence, TokenDelta(token_ids=(token_id,), finish_reason=finish_reason))
+
+    def _sample(self, sequence: Sequence, logits: torch.Tensor) -> int:
+        hook = sequence.request.logits_hook
+        if hook is not None:
+            logits = hook(logits, sequence.token_ids[sequence.num_prompt_tokens :])
+        seen = torch.tensor(sequence.token_ids, device=logits.device)
+        return int(self._samplers[sequence].sample(logits, seen))
+
+    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
+        if token_id in self.info.stop_token_ids:
+            return "stop"
+        if sequence.num_completion_tokens == sequence.request.sampling_params.max_tokens:
+            return "length"
+        return None
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        request_id = sequence.request.request_id
+        if isinstance(error, torch.OutOfMemoryError | MemoryError):
+            failure: PalmaError = InsufficientMemory(
+                "this request did not fit into memory beside those that run now", retry_after_s=10
+            )
+        elif isinstance(error, PalmaError):
+            failure = error
+        else:
+            logger.error("%s: failed while decoding", request_id, exc_info=error)
+            failure = EngineFailure("the engine failed on this request; the log says why")
+        self._end(sequence, TokenDelta(finish_reason="error", error=failure))
+
+    def _end(self, sequence: Sequence, delta: TokenDelta) -> None:
+        """Take a sequence out of everything, then say its last word."""
+        request_id = sequence.request.request_id
+        self._scheduler.remove(sequence)
+        self._samplers.pop(sequence, None)
+        del self._sequences[request_id]
+        with self._lock:
+            self._ids.discard(request_id)
+            self._cancelled.discard(request_id)
+        self._tell(sequence, delta)
+
+    def _tell(self, sequence: Sequence, delta: TokenDelta) -> None:
+        """Pass a delta on; a sink that raises has lost its reader, and its sequence ends."""
+        try:
+            sequence.sink(delta)
+        except Exception:
+            logger.exception("%s: the sink failed; cancelling", sequence.request.request_id)
+            self.cancel(sequence.request.request_id)

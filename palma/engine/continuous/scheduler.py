@@ -1,0 +1,202 @@
+"""Who computes what in the next step: waiting, running, preemption, chunked prefill.
+
+Pure Python, no tensors. A step decodes every running sequence whose prompt is done, and spends
+a budget of tokens on prompts: so a long prompt takes several steps, and the others' next tokens
+never wait for the whole of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import dataclass, field
+
+from palma.engine.base import EngineRequest, Sink
+from palma.engine.continuous.block_pool import BlockPool, NoFreeBlock
+
+
+@dataclass(eq=False, slots=True)
+class Sequence:
+    """What an engine decodes: a prompt and what has been added to it.
+
+    Attributes:
+        token_ids: Prompt and completion.
+        num_computed: Tokens from the start whose keys and values are in the cache.
+        block_table: The blocks that hold them, in order.
+        num_cached: Of these, tokens that were found there and not computed, at first admission.
+        arrival: The order in which sequences came; it survives preemption.
+    """
+
+    request: EngineRequest
+    sink: Sink
+    arrival: int
+    token_ids: list[int]
+    num_computed: int = 0
+    block_table: list[int] = field(default_factory=list)
+    num_cached: int | None = None
+    is_cancelled: bool = False
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens that the client sent."""
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def num_completion_tokens(self) -> int:
+        """Tokens that were added."""
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens that a forward pass must still see; 1 means that the sequence decodes."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Smaller goes first: priority, then order of arrival."""
+        return (self.request.priority, self.arrival)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A part of a sequence's prompt for one step."""
+
+    sequence: Sequence
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The work of one step."""
+
+    decodes: list[Sequence] = field(default_factory=list)
+    prefills: list[Chunk] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.decodes and not self.prefills
+
+
+class Scheduler:
+    """Keeps sequences in order and gives them blocks.
+
+    Args:
+        pool: Where the blocks come from.
+        max_running: Most sequences that compute at once.
+    """
+
+    def __init__(self, pool: BlockPool, max_running: int) -> None:
+        self.pool = pool
+        self.running: list[Sequence] = []
+        self._max_running = max_running
+        self._waiting: list[tuple[tuple[int, int], Sequence]] = []
+        self._arrivals = itertools.count()
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for their first turn, or for their next one after preemption."""
+        return len(self._waiting)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any sequence waits or runs."""
+        return bool(self.running or self._waiting)
+
+    def add(self, request: EngineRequest, sink: Sink) -> Sequence:
+        """Queue a request."""
+        sequence = Sequence(request, sink, next(self._arrivals), list(request.prompt_token_ids))
+        heapq.heappush(self._waiting, (sequence.rank, sequence))
+        return sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, and its blocks back."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
+            heapq.heapify(self._waiting)
+        self._take_blocks_back(sequence)
+
+    def schedule(self, max_prefill_tokens: int) -> Batch:
+        """Return the work of the next step; every sequence in it has the blocks it needs.
+
+        Args:
+            max_prefill_tokens: Prompt tokens that this step may compute, at least 1.
+        """
+        decodes = self._schedule_decodes()
+        return Batch(decodes, self._schedule_prefills(max_prefill_tokens))
+
+    def commit(self, sequence: Sequence, num_tokens: int) -> None:
+        """Note that the next tokens of a sequence have been computed and are in its blocks."""
+        size = self.pool.block_size
+        first_full = sequence.num_computed // size
+        sequence.num_computed += num_tokens
+        for index in range(first_full, sequence.num_computed // size):
+            tokens = sequence.token_ids[index * size : (index + 1) * size]
+            self.pool.remember(sequence.block_table, index, tokens, sequence.request.cache_salt)
+
+    def _schedule_decodes(self) -> list[Sequence]:
+        for sequence in sorted(self.running, key=lambda s: s.rank):
+            if sequence.num_uncomputed == 1:
+                self._grow(sequence)
+        return [s for s in self.running if s.num_uncomputed == 1]
+
+    def _schedule_prefills(self, budget: int) -> list[Chunk]:
+        chunks = []
+        for sequence in sorted(self.running, key=lambda s: s.rank):
+            if sequence.num_uncomputed > 1 and budget > 0:
+                num_tokens = min(budget, sequence.num_uncomputed)
+                chunks.append(Chunk(sequence, num_tokens))
+                budget -= num_tokens
+        while budget > 0 and self._waiting and len(self.running) < self._max_running:
+            admitted = self._admit()
+            if admitted is None:
+                break
+            num_tokens = min(budget, admitted.num_uncomputed)
+            chunks.append(Chunk(admitted, num_tokens))
+            budget -= num_tokens
+        return chunks
+
+    def _admit(self) -> Sequence | None:
+        """Move the first waiting sequence to the running ones if all of its tokens fit."""
+        sequence = self._waiting[0][1]
+        shared = self.pool.take_prefix(sequence.token_ids, sequence.request.cache_salt)
+        num_needed = self._num_blocks(len(sequence.token_ids)) - len(shared)
+        if num_needed > self.pool.num_free:
+            self.pool.release(shared)
+            return None
+        heapq.heappop(self._waiting)
+        sequence.block_table = shared + [self.pool.allocate() for _ in range(num_needed)]
+        sequence.num_computed = len(shared) * self.pool.block_size
+        if sequence.num_cached is None:
+            sequence.num_cached = sequence.num_computed
+        self.running.append(sequence)
+        return sequence
+
+    def _grow(self, sequence: Sequence) -> None:
+        """Give a sequence the block for its next token, preempting the last in rank if need be.
+
+        The last in rank may be the sequence itself. Prompts need no growth: all of a prompt's
+        blocks were given at its admission.
+        """
+        needed = self._num_blocks(len(sequence.token_ids))
+        while sequence in self.running and len(sequence.block_table) < needed:
+            try:
+                sequence.block_table.append(self.pool.allocate())
+            except NoFreeBlock:
+                self._preempt(max(self.running, key=lambda s: s.rank))
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Send a sequence back to the queue; its tokens are kept and computed again later."""
+        self.running.remove(sequence)
+        self._take_blocks_back(sequence)
+        heapq.heappush(self._waiting, (sequence.rank, sequence))
+
+    def _take_blocks_back(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed = 0
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.pool.block_size)

@@ -20,7 +20,12 @@ from palma.api.auth import ApiKeyMiddleware
 from palma.api.dialects import openai_chat, openai_models, palma
 from palma.api.drain import DrainOnSignal
 from palma.api.errors import Envelope, ErrorResponses, MethodNotAllowed, RouteNotFound
-from palma.api.middleware import CorsMiddleware, ErrorMiddleware, RequestIdMiddleware
+from palma.api.middleware import (
+    CorsMiddleware,
+    ErrorMiddleware,
+    OptionsMiddleware,
+    RequestIdMiddleware,
+)
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
 from palma.core.telemetry import Telemetry
@@ -63,13 +68,9 @@ def create_app(
         routes=ROUTES,
         middleware=[
             Middleware(RequestIdMiddleware),
-            Middleware(
-                CorsMiddleware,
-                settings.allowed_origins,
-                settings.default_access_control_max_age,
-                ROUTES,
-            ),
+            Middleware(CorsMiddleware, settings.allowed_origins),
             Middleware(ErrorMiddleware, settings, error_responses),
+            Middleware(OptionsMiddleware, settings.default_access_control_max_age, ROUTES),
             Middleware(GZipMiddleware, minimum_size=GZIP_MINIMUM_BYTES),
             Middleware(ApiKeyMiddleware, api_key, PUBLIC_PATHS),
         ],
@@ -132,4 +133,4 @@ def _raise_own_error(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         raise MethodNotAllowed(request.method, allowed)
-    raise RouteNotFound(f"There is nothing at {request.url.path[:200]!r}.")
+    raise RouteNotFound(f"There is nothing at {request.scope['path'][:200]!r}.")

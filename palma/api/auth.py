@@ -28,7 +28,8 @@ class ApiKeyMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or raise Unauthorized."""
-        if self._api_key is not None and scope["path"] not in self._public_paths:
+        is_open = scope["type"] == "lifespan" or scope["path"] in self._public_paths
+        if self._api_key is not None and not is_open:
             _check(Headers(scope=scope), self._api_key)
         await self._app(scope, receive, send)
 
@@ -40,5 +41,6 @@ def _check(headers: Headers, api_key: bytes) -> None:
         sent = credentials.strip() if scheme.lower() == "bearer" else None
     if not sent:
         raise Unauthorized("An API key is needed: send it as Authorization: Bearer KEY.")
-    if not hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), api_key):
+    sent_bytes = sent.encode("latin-1")  # the bytes that came, as Headers decoded them
+    if not hmac.compare_digest(sent_bytes, api_key):
         raise Unauthorized("The API key is wrong.")

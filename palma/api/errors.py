@@ -48,7 +48,7 @@ class MethodNotAllowed(HttpError):
     code = "method_not_allowed"
 
     def __init__(self, method: str, allowed: str) -> None:
-        super().__init__(f"This path does not take {method}; it takes {allowed}.")
+        super().__init__(f"This path does not take {method[:40]}; it takes {allowed}.")
         self.headers = {"Allow": allowed}
 
 

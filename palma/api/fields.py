@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, FailFast, Field
 
 from palma.core.types import MAX_SEED
+
+MAX_MESSAGES = 10_000
+"""They are checked on the event loop: this many take some 20 ms."""
 
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARS = 1000
 
 
+Message = TypeVar("Message")
+
+
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
+
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES), FailFast()]
+"""A conversation in the dialect's own kind of message."""
 
 MaxTokens = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]

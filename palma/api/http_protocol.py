@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -11,6 +12,8 @@ import orjson
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from palma.api.errors import LINGER_S
+from palma.api.middleware import identity_headers, new_request_id
 from palma.api.wire import ABORT_EXTENSION
 
 KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
@@ -32,6 +35,7 @@ class GuardedProtocol(H11Protocol):
         super().__init__(**kwargs)
         self.header_timeout_s = header_timeout_s
         self._header_timer: asyncio.TimerHandle | None = None
+        self._is_refused = False
         self._guarded_app = self.app
         self.app = self._run_app
 
@@ -44,9 +48,11 @@ class GuardedProtocol(H11Protocol):
         self._start_header_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Parse; the clock runs as long as a header block is incomplete."""
+        """Parse; the clock runs while nobody but the client can go on."""
+        if self._is_refused:
+            return
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if not self._awaits_client():
             self._stop_header_timer()
         elif self._header_timer is None and not self.transport.is_closing():
             self._start_header_timer()
@@ -57,17 +63,35 @@ class GuardedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Leave the clock to uvicorn's own keep-alive timer until the next byte."""
+        """Leave the clock to uvicorn's own keep-alive timer until the next byte.
+
+        Unless the answer came before the whole body did (404, 415, ...): the rest is dropped as
+        it arrives, and it has to arrive in time.
+        """
         self._stop_header_timer()
         super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY and not self.transport.is_closing():
+            self._start_header_timer()
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP in the envelope that every other error has."""
-        self._refuse(400, "bad_http_request", msg)
+        limit = self.config.h11_max_incomplete_event_size
+        is_header = self.conn.our_state is h11.IDLE
+        if is_header and limit is not None and len(self.conn.trailing_data[0]) > limit:
+            message = f"the headers have more than the {limit} bytes allowed"
+            self._refuse(431, "headers_too_large", message)
+        else:
+            self._refuse(400, "bad_http_request", msg)
 
     def _run_app(self, scope: Scope, receive: Receive, send: Send) -> Any:
         scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}
         return self._guarded_app(scope, receive, send)
+
+    def _awaits_client(self) -> bool:
+        """Whether the client is amid its headers, or amid a body that was answered already."""
+        if self.conn.their_state is h11.SEND_BODY:
+            return self.conn.our_state is h11.DONE
+        return self.conn.their_state is h11.IDLE
 
     def _start_header_timer(self) -> None:
         self._header_timer = self.loop.call_later(self.header_timeout_s, self._on_header_timeout)
@@ -87,6 +111,24 @@ class GuardedProtocol(H11Protocol):
             self.transport.close()
 
     def _refuse(self, status: int, code: str, message: str) -> None:
+        """End the connection, with an answer unless one is on its way already."""
+        is_header = self.conn.our_state is h11.IDLE
+        if is_header or self.conn.our_state is h11.SEND_RESPONSE:
+            self._write_error(status, code, message)
+        if is_header:
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Drop what still arrives for a moment: a reset would cost the client its answer."""
+        self._is_refused = True
+        self._stop_header_timer()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._header_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _write_error(self, status: int, code: str, message: str) -> None:
         error = {
             "message": message,
             "type": "invalid_request_error",
@@ -98,11 +140,12 @@ class GuardedProtocol(H11Protocol):
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
             ("connection", "close"),
+            *identity_headers(new_request_id()).items(),
         ]
-        response = h11.Response(status_code=status, headers=headers)
+        reason = HTTPStatus(status).phrase.encode()
+        response = h11.Response(status_code=status, headers=headers, reason=reason)
         for part in (response, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(part) or b"")
-        self.transport.close()
 
 
 def detect_dead_peer(connection: socket.socket) -> None:

@@ -13,7 +13,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from palma.api.errors import BadHttpRequest, ErrorResponses, HeadersTooLarge, HttpError
+from palma.api.errors import (
+    BadHttpRequest,
+    ErrorResponses,
+    HeadersTooLarge,
+    HttpError,
+    status_code,
+)
 from palma.core.config import Settings
 from palma.core.errors import EngineFailure, PalmaError, RequestCancelled
 from palma.version import __version__
@@ -39,17 +45,27 @@ class RequestIdMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = _request_id(scope)
+        sent = Headers(scope=scope).get("x-request-id", "")
+        request_id = sent if SANE_REQUEST_ID.fullmatch(sent) else new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers[VERSION_HEADER] = __version__
+                headers.update(identity_headers(request_id))
             await send(message)
 
         await self._app(scope, receive, send_with_id)
+
+
+def new_request_id() -> str:
+    """Return an id for a request that brings none."""
+    return f"req_{uuid.uuid4().hex}"
+
+
+def identity_headers(request_id: str) -> dict[str, str]:
+    """Return the headers that every response carries."""
+    return {"x-request-id": request_id, VERSION_HEADER: __version__}
 
 
 class ErrorMiddleware:
@@ -109,58 +125,65 @@ class AmbiguousLength(BadHttpRequest):
 
 
 class CorsMiddleware:
-    """Tells browsers which origins may call, and answers OPTIONS on every route.
+    """Tells browsers which origins may read the responses.
 
     Args:
         app: What lies behind.
         allowed_origins: Exact origins; ("*",) allows all. Never with credentials.
-        max_age_s: How long a browser may remember the answer to a preflight.
-        routes: Where the methods of a path are looked up.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        allowed_origins: tuple[str, ...],
-        max_age_s: int,
-        routes: Sequence[BaseRoute],
-    ) -> None:
+    def __init__(self, app: ASGIApp, allowed_origins: tuple[str, ...]) -> None:
         self._app = app
         self._allowed_origins = allowed_origins
-        self._max_age_s = max_age_s
-        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer OPTIONS; add the origin's header to every other response."""
+        """Pass the request on; add the origin's headers to the response, errors included."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         origin = Headers(scope=scope).get("origin")
-        origin_headers = self._origin_headers(origin)
-        methods = allowed_methods(self._routes, scope) if scope["method"] == "OPTIONS" else ""
-        if methods:
-            headers = {**origin_headers, **self._preflight_headers(scope, methods)}
-            await Response(status_code=204, headers=headers)(scope, receive, send)
-            return
 
         async def send_with_origin(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(origin_headers)
+                self._add_headers(MutableHeaders(scope=message), origin)
             await send(message)
 
         await self._app(scope, receive, send_with_origin)
 
-    def _origin_headers(self, origin: str | None) -> dict[str, str]:
-        if "*" in self._allowed_origins:
-            allowed = {"Access-Control-Allow-Origin": "*"}
-        elif origin in self._allowed_origins and origin is not None:
-            allowed = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
-        else:
-            return {"Vary": "Origin"}
-        exposed = f"x-request-id, Retry-After, {VERSION_HEADER}"
-        return {**allowed, "Access-Control-Expose-Headers": exposed}
+    def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
+        allowed = "*" if "*" in self._allowed_origins else origin
+        if allowed != "*":
+            headers.add_vary_header("Origin")
+        if allowed is not None and allowed in self._allowed_origins:
+            headers["Access-Control-Allow-Origin"] = allowed
+            exposed = f"x-request-id, Retry-After, {VERSION_HEADER}"
+            headers["Access-Control-Expose-Headers"] = exposed
 
-    def _preflight_headers(self, scope: Scope, methods: str) -> dict[str, str]:
+
+class OptionsMiddleware:
+    """Answers OPTIONS on every route, a browser's preflight included; it needs no key.
+
+    Args:
+        app: What lies behind.
+        max_age_s: How long a browser may remember the answer to a preflight.
+        routes: Where the methods of a path are looked up.
+    """
+
+    def __init__(self, app: ASGIApp, max_age_s: int, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._max_age_s = max_age_s
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with 204 and the methods, or pass the request on."""
+        is_options = scope["type"] == "http" and scope["method"] == "OPTIONS"
+        if is_options and (methods := allowed_methods(self._routes, scope)):
+            response = Response(status_code=204, headers=self._headers(scope, methods))
+            await response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _headers(self, scope: Scope, methods: str) -> dict[str, str]:
         asked = Headers(scope=scope).get("access-control-request-headers")
         return {
             "Allow": methods,
@@ -179,16 +202,13 @@ def allowed_methods(routes: Sequence[BaseRoute], scope: Scope) -> str:
     return ", ".join(sorted(methods)) if len(methods) > 1 else ""
 
 
-def _request_id(scope: Scope) -> str:
-    sent = Headers(scope=scope).get("x-request-id", "")
-    return sent if SANE_REQUEST_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"
-
-
 def _known(error: Exception, request_id: str) -> PalmaError:
     if isinstance(error, RequestCancelled | HttpError):
         return error
     if isinstance(error, PalmaError):
-        logger.info("%s: %s: %s", request_id, error.code, error.message)
+        is_ours = status_code(error) >= 500
+        # The message of a client's error quotes the client: it may hold a prompt, or forged lines.
+        logger.info("%s: %s%s", request_id, error.code, f": {error.message}" if is_ours else "")
         return error
     logger.error("%s: failed", request_id, exc_info=error)
     return EngineFailure("the server failed on this request; its log says why")

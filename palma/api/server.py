@@ -56,6 +56,8 @@ def build_server(app: Starlette, settings: Settings) -> uvicorn.Server:
         log_config=None,
         log_level="info" if settings.debug else "warning",
         access_log=settings.debug,
+        ws="none",
+        h11_max_incomplete_event_size=settings.max_header_bytes,
         timeout_keep_alive=KEEP_ALIVE_S,
         server_header=False,
     )

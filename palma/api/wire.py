@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import reprlib
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -24,6 +25,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
+
+MAX_PROBLEMS = 100
+MAX_NAME_CHARS = 100
+MAX_SHOWN_CHARS = 200
+"""An error quotes no more of the request than this."""
 
 ABORT_EXTENSION = "palma.abort"
 """ASGI extension of our HTTP protocol: drops the connection and what waits in its buffers."""
@@ -67,15 +73,23 @@ def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
     try:
         return model.model_validate(body)
     except ValidationError as error:
+        if error.error_count() > MAX_PROBLEMS:  # to list them all would take seconds
+            raise InvalidRequest(f"the body has {error.error_count()} wrong fields") from None
         problem = error.errors(include_url=False, include_context=False)[0]
-    param = ".".join(str(part) for part in problem["loc"])
+    param = ".".join(str(part)[:MAX_NAME_CHARS] for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         raise UnsupportedParameter(f"{param} is not a parameter of this route", param=param)
     if problem["type"] == "missing":
         raise InvalidRequest(f"{param} is missing", param=param)
-    found = repr(problem["input"])
-    found = found if len(found) <= 100 else found[:100] + "..."
-    raise InvalidRequest(f"{param}: {problem['msg']}, found {found}", param=param)
+    message = problem["msg"].removeprefix("Value error, ")
+    raise InvalidRequest(f"{param}: {message}, found {shown(problem['input'])}", param=param)
+
+
+def shown(value: Any) -> str:
+    """Return a short repr of what a client sent, however large or deep it is."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = MAX_NAME_CHARS
+    return short.repr(value)[:MAX_SHOWN_CHARS]
 
 
 async def wait_for(request: Request, generation: Generation, answer: Awaitable[T]) -> T:
@@ -167,10 +181,13 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     if declared.isdigit() and int(declared) > max_bytes:
         raise RequestTooLarge(f"the body has {declared} bytes; {max_bytes} are allowed")
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > max_bytes:
-            raise RequestTooLarge(f"the body has more than the {max_bytes} bytes allowed")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > max_bytes:
+                raise RequestTooLarge(f"the body has more than the {max_bytes} bytes allowed")
+    except ClientDisconnect:
+        raise RequestCancelled("the client left before its body was complete") from None
     return bytes(body)
 
 

@@ -21,7 +21,9 @@ class Settings(BaseSettings):
     debug: bool = Field(False, description="Log at level DEBUG.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    api_key: SecretStr | None = Field(None, description="Key that every request must bring.")
+    api_key: SecretStr | None = Field(
+        None, min_length=1, description="Key that every request must bring."
+    )
 
     model_id: str | None = Field(
         None, description="Hub name or folder of the model; unset: the bundled one."
@@ -34,8 +36,10 @@ class Settings(BaseSettings):
         False,
         description="Load pickled weights, which can run code; safetensors needs no such trust.",
     )
-    engine: Literal["threads", "mock"] = Field(
-        "threads", description="What generates: a worker thread a request, or a mock without torch."
+    engine: Literal["continuous", "threads", "mock"] = Field(
+        "threads",
+        description="What generates: all requests in one forward pass, a worker thread a request, "
+        "or a mock without torch.",
     )
     device: Literal["auto", "cuda", "mps", "cpu"] = Field(
         "auto", description="Where to compute; auto: CUDA, then Metal, then CPU."

@@ -130,7 +130,7 @@ class ModelCard:
         model_id: The name that requests use.
         created: Unix time in seconds at which it became ready here.
         max_model_len: Prompt and completion tokens that fit, together.
-        engine: The engine that runs it.
+        engine: The engine that runs it, with the reason in `engine_reason`.
         device: For example "cpu" or "cuda:0"; with `dtype` and the reason for both.
     """
 
@@ -141,6 +141,7 @@ class ModelCard:
     device: str
     dtype: str
     reason: str
+    engine_reason: str
 
 
 class Tokenizer(Protocol):

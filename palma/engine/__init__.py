@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "create_engine"]
 
+logger = logging.getLogger(__name__)
+
 
 def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Executor) -> Engine:
     """Build the engine that the settings name around a loaded model.
@@ -22,13 +25,27 @@ def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Exec
     Args:
         settings: `engine` picks the class, `threads_max_workers` bounds the running sequences.
         loaded: The model; None only for the mock engine.
-        executor: Where sequences run; needs a thread for each running sequence.
+        executor: Where sequences run; needs a thread for each running sequence and one more.
     """
     if settings.engine == "mock":
         from palma.engine.mock import MockEngine
 
-        return MockEngine(executor, settings.threads_max_workers, settings.max_model_len)
+        return MockEngine(executor, settings.threads_max_workers)
+    assert loaded is not None, "only the mock engine runs without a model"
+    if settings.engine == "threads":
+        return _threads_engine(settings, loaded, executor, "it was asked for")
+    from palma.engine.continuous import UnsupportedModel, create_continuous_engine
+
+    try:
+        return create_continuous_engine(settings, loaded, executor)
+    except UnsupportedModel as reason:
+        logger.warning("%s runs on the threads engine: %s", loaded.model_id, reason)
+        return _threads_engine(settings, loaded, executor, f"not continuous because {reason}")
+
+
+def _threads_engine(
+    settings: Settings, loaded: LoadedModel, executor: Executor, reason: str
+) -> Engine:
     from palma.engine.threads import ThreadsEngine
 
-    assert loaded is not None, "only the mock engine runs without a model"
-    return ThreadsEngine(loaded, executor, settings.threads_max_workers)
+    return ThreadsEngine(loaded, executor, settings.threads_max_workers, engine_reason=reason)

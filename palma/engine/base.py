@@ -91,6 +91,7 @@ class EngineInfo:
         device: Torch's name of the device, or "none".
         dtype: Torch's name of the precision, or "none".
         reason: Why this device and precision.
+        engine_reason: Why this engine, where it was not simply asked for.
         stop_token_ids: Any of these ends a sequence.
     """
 
@@ -100,6 +101,7 @@ class EngineInfo:
     device: str
     dtype: str
     reason: str
+    engine_reason: str = ""
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
 
 

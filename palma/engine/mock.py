@@ -78,6 +78,7 @@ class MockEngine:
             device="none",
             dtype="none",
             reason="the mock engine computes nothing",
+            engine_reason="it was asked for",
             stop_token_ids=frozenset({END_ID}),
         )
         self.tokenizer = MockTokenizer()

@@ -40,7 +40,14 @@ if TYPE_CHECKING:
 class ThreadsEngine:
     """Decodes each sequence by a `generate` call of its own on a worker thread."""
 
-    def __init__(self, loaded: LoadedModel, executor: Executor, max_running: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        executor: Executor,
+        max_running: int,
+        *,
+        engine_reason: str = "it was asked for",
+    ) -> None:
         self.info = EngineInfo(
             engine="threads",
             vocab_size=loaded.vocab_size,
@@ -48,6 +55,7 @@ class ThreadsEngine:
             device=loaded.choice.device,
             dtype=loaded.choice.dtype,
             reason=loaded.choice.reason,
+            engine_reason=engine_reason,
             stop_token_ids=loaded.stop_token_ids,
         )
         self.tokenizer = loaded.tokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import secrets
 
 from palma.core.errors import ContextLengthExceeded
 from palma.core.types import GenerationRequest, Message, SamplingParams, Tokenizer
@@ -81,7 +81,10 @@ def fit_to_window(
 
 
 class _Shield:
-    """Covers spellings of control tokens with marks that occur nowhere in the messages."""
+    """Covers spellings of control tokens with marks that occur nowhere in the messages.
+
+    The marks are random. To look for unused ones would take minutes in a message full of marks.
+    """
 
     def __init__(self, special_tokens: tuple[str, ...], messages: tuple[Message, ...]) -> None:
         contents = [message.content for message in messages]
@@ -89,12 +92,10 @@ class _Shield:
             token for token in special_tokens if any(token in content for content in contents)
         ]
         self._special.sort(key=len, reverse=True)  # the longest first: one may begin another
-        unused = (
-            f"\ue000{n}\ue001"
-            for n in itertools.count()
-            if not any(f"\ue000{n}\ue001" in content for content in contents)
-        )
-        self._marks = dict(zip(self._special, unused, strict=False))
+        nonce = secrets.token_hex(16)  # nobody can write it into a message beforehand
+        self._marks = {
+            token: f"\ue000{nonce}.{number}\ue001" for number, token in enumerate(self._special)
+        }
 
     def cover(self, message: Message) -> Message:
         """Return the message with each spelling replaced by its mark."""

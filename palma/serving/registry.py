@@ -140,12 +140,14 @@ class ModelRegistry:
             device=info.device,
             dtype=info.dtype,
             reason=info.reason,
+            engine_reason=info.engine_reason,
         )
         self._served = ServedModel(card, engine)
         self.state = "ready"
         logger.info(
-            "%s is ready: engine %s, device %s, %s (%s), window %d tokens",
-            *(card.model_id, card.engine, card.device, card.dtype, card.reason, card.max_model_len),
+            "%s is ready, with a window of %d tokens. Engine %s: %s. Device %s, %s: %s",
+            *(card.model_id, card.max_model_len, card.engine, card.engine_reason),
+            *(card.device, card.dtype, card.reason),
         )
 
     def _fail(self, error: PalmaError) -> None:

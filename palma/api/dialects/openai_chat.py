@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -16,6 +16,7 @@ from starlette.routing import Route
 from palma.api.errors import status_code
 from palma.api.fields import (
     MaxTokens,
+    Messages,
     MinP,
     RepetitionPenalty,
     Seed,
@@ -25,12 +26,14 @@ from palma.api.fields import (
     TopP,
 )
 from palma.api.wire import (
+    MAX_NAME_CHARS,
     EventStream,
     event,
     json_response,
     parse_body,
     queue_timeout_s,
     read_json,
+    shown,
     wait_for,
 )
 from palma.core.errors import InvalidRequest, PalmaError, UnsupportedParameter
@@ -76,7 +79,7 @@ def _join_text_parts(content: Any) -> Any:
     for part in content:
         if not isinstance(part, dict) or part.get("type") != "text":
             kind = part.get("type") if isinstance(part, dict) else part
-            raise ValueError(f"this model takes only text parts, found {str(kind)[:40]!r}")
+            raise ValueError(f"this model takes only text parts, not {shown(kind)}")
         if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
             raise ValueError('a text part is {"type": "text", "text": "..."}')
         texts.append(part["text"])
@@ -113,7 +116,7 @@ class ChatBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     model: str
-    messages: list[ChatMessageBody] = Field(min_length=1)
+    messages: Messages[ChatMessageBody]
     max_completion_tokens: MaxTokens | None = None
     max_tokens: MaxTokens | None = None
     temperature: Temperature | None = None
@@ -154,7 +157,8 @@ def refuse_unhonoured(fields: dict[str, Any]) -> None:
         if value is None or name in ANY_VALUE:
             continue
         if name not in NEUTRAL_VALUES:
-            raise UnsupportedParameter(f"{name} is not a parameter of this route", param=name)
+            short = name[:MAX_NAME_CHARS]
+            raise UnsupportedParameter(f"{short} is not a parameter of this route", param=short)
         allowed = NEUTRAL_VALUES[name]
         if not any(value == neutral and type(value) is not bool for neutral in allowed) and not any(
             value is neutral for neutral in allowed

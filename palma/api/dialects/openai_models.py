@@ -33,6 +33,7 @@ def model_body(card: ModelCard) -> dict[str, Any]:
         "owned_by": "palma",
         "max_model_len": card.max_model_len,
         "engine": card.engine,
+        "engine_reason": card.engine_reason,
         "device": card.device,
         "dtype": card.dtype,
         "reason": card.reason,

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,6 +14,7 @@ from starlette.routing import Route
 from palma.api.errors import status_code
 from palma.api.fields import (
     MaxTokens,
+    Messages,
     MinP,
     RepetitionPenalty,
     Seed,
@@ -64,7 +65,7 @@ class InferenceBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    messages: list[MessageBody] = Field(min_length=1)
+    messages: Messages[MessageBody]
     max_new_tokens: MaxTokens | None = None
     do_sample: bool | None = None
     temperature: Temperature | None = None

@@ -1,1 +1,49 @@
 """Continuous batching: all running sequences share each forward pass."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING
+
+from palma.core.config import Settings
+from palma.engine.continuous.engine import ContinuousEngine
+from palma.engine.continuous.self_check import UnsupportedModel, check_model
+from palma.models.resources import available_bytes
+
+if TYPE_CHECKING:
+    from palma.models.loader import LoadedModel
+
+__all__ = ["ContinuousEngine", "UnsupportedModel", "create_continuous_engine"]
+
+BLOCK_SIZE = 16
+MAX_SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.25, "mps": 0.25}
+"""By kind of device: a GPU has nothing better to do, a computer has."""
+
+
+def create_continuous_engine(
+    settings: Settings, loaded: LoadedModel, executor: Executor
+) -> ContinuousEngine:
+    """Check the model, measure what a token costs, and size the KV cache by it.
+
+    The cache holds every running sequence at its full window where memory allows; it never
+    takes more than a share of what is free now.
+
+    Raises:
+        UnsupportedModel: This engine would not compute the model rightly, or not even one
+            window of it fits.
+    """
+    bytes_per_block = check_model(loaded.model).bytes_per_token * BLOCK_SIZE
+    blocks_per_window = -(-loaded.max_model_len // BLOCK_SIZE)
+    num_wanted = settings.threads_max_workers * blocks_per_window
+    kind = loaded.choice.device.partition(":")[0]
+    budget = available_bytes(loaded.choice.device) * MAX_SHARE_OF_FREE_MEMORY[kind]
+    num_blocks = min(num_wanted, int(budget) // bytes_per_block)
+    if num_blocks < 1:
+        raise UnsupportedModel("there is no memory for its KV cache")
+    return ContinuousEngine(
+        loaded,
+        executor,
+        settings.threads_max_workers,
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+    )

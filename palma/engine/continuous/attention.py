@@ -28,7 +28,7 @@ class ForwardContext:
         kv_cache: Where keys and values are.
         new_slots: (batch * length,), int64: where those of this pass go.
         past_slots: (batch, max_kv_length), int64: where all of a sequence's are, new ones
-            included; padded with any slot.
+            included; padded with slots of the same sequence.
         kv_lengths: (batch,), int64: how many of them count.
         positions: (batch, length), int64: the positions of the queries.
         num_calls: Attention calls by layer in this pass; the self-check reads it.

@@ -68,6 +68,7 @@ class ContinuousEngine:
             device=loaded.choice.device,
             dtype=loaded.choice.dtype,
             reason=loaded.choice.reason,
+            engine_reason="the model computes the same through it as by itself",
             stop_token_ids=loaded.stop_token_ids,
         )
         self.tokenizer = loaded.tokenizer

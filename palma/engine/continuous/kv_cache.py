@@ -45,6 +45,12 @@ class KVCache:
             self._layers[index] = found
         return found
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one token takes in all layers seen so far."""
+        tensors = (tensor for layer in self._layers.values() for tensor in layer)
+        return sum(t.shape[0] * t.shape[2] * t.element_size() for t in tensors)
+
     def slots(self, block_table: Sequence[int], start: int, end: int) -> torch.Tensor:
         """Return the slots of a sequence's tokens from `start` to before `end`: (end - start,)."""
         size = self.block_size

@@ -68,9 +68,12 @@ class Runner:
             (num_sequences, vocab_size), float32.
         """
         kv_lengths = [len(sequence.token_ids) for sequence in sequences]
-        past_slots = torch.zeros(len(sequences), max(kv_lengths), dtype=torch.int64)
+        past_slots = torch.empty(len(sequences), max(kv_lengths), dtype=torch.int64)
         for row, (sequence, length) in enumerate(zip(sequences, kv_lengths, strict=True)):
-            past_slots[row, :length] = self._kv_cache.slots(sequence.block_table, 0, length)
+            slots = self._kv_cache.slots(sequence.block_table, 0, length)
+            past_slots[row, :length] = slots
+            # Masked, but read: a slot of its own, never one where another's NaN may lie.
+            past_slots[row, length:] = slots[0]
         lengths = torch.tensor(kv_lengths)
         new_slots = past_slots.gather(1, lengths[:, None] - 1)[:, 0]
         self.context.begin(

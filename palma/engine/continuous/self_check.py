@@ -1,0 +1,143 @@
+"""Whether a model computes the same through this engine as by itself; asked once, at load.
+
+Models that bypass the attention interface, or need more than positions and keys, would not
+fail: they would answer wrongly. So some are known to be outside, and every other one must show
+its logits first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from palma.core.types import SamplingParams
+from palma.engine.base import EngineRequest, TokenDelta
+from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.runner import Runner
+from palma.engine.continuous.scheduler import Chunk, Sequence
+
+BLOCK_SIZE = 4
+PROMPT_LENGTHS = (11, 6)
+CHUNK_TOKENS = 4
+NUM_BLOCKS = 8
+
+UNSUPPORTED_ROPE_TYPES = frozenset({"dynamic", "longrope"})
+"""Their rotation depends on the longest position in the batch."""
+
+SUPPORTED_LAYER_TYPES = frozenset({"full_attention", "sliding_attention", "attention"})
+
+MAX_RELATIVE_ERROR = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+"""Of the logits, against their spread. Right is about 1e-6 in float32, wrong is about 1."""
+
+
+class UnsupportedModel(Exception):
+    """This engine would not compute the model rightly; the message says why."""
+
+
+def require_supported(model: Any) -> None:
+    """Refuse models that are known to be outside, before anything is computed.
+
+    Raises:
+        UnsupportedModel: With the reason.
+    """
+    config = model.config.get_text_config()
+    if not getattr(model, "_supports_attention_backend", False):
+        raise UnsupportedModel(f"{config.model_type} does not use the attention interface")
+    rope_type = _rope_types(config) & UNSUPPORTED_ROPE_TYPES
+    if rope_type:
+        raise UnsupportedModel(f"rope type {rope_type.pop()} depends on the whole batch")
+    layer_types = set(getattr(config, "layer_types", None) or ()) - SUPPORTED_LAYER_TYPES
+    if layer_types:
+        raise UnsupportedModel(f"it has layers of type {', '.join(sorted(layer_types))}")
+
+
+def check_model(model: Any) -> KVCache:
+    """Compare the engine's logits with the model's own: prefill in chunks, decode in a batch.
+
+    Returns:
+        The small cache that was used: it knows the widths of every layer's keys and values.
+
+    Raises:
+        UnsupportedModel: They differ, or attention was not called once for each layer.
+    """
+    require_supported(model)
+    prompts = [_prompt(length, model) for length in PROMPT_LENGTHS]
+    expected = [_own_logits(model, prompt) for prompt in prompts]
+    kv_cache = KVCache(NUM_BLOCKS, BLOCK_SIZE)
+    runner = Runner(model, kv_cache)
+    try:
+        actual = _engine_logits(runner, prompts, model.config.get_text_config().num_hidden_layers)
+    except UnsupportedModel:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(f"its forward pass failed: {type(error).__name__}") from error
+    finally:
+        runner.close()
+    for own, ours in zip(expected, actual, strict=True):
+        spread = float((own - own.mean()).abs().max())
+        difference = float((own - ours).abs().max())
+        if not difference <= MAX_RELATIVE_ERROR[model.dtype] * max(spread, 1e-6):
+            raise UnsupportedModel(
+                f"its logits differ by {difference:.2g} (of {spread:.2g}) from its own"
+            )
+    return kv_cache
+
+
+def _rope_types(config: Any) -> set[str]:
+    """Return the rope types of a config; Gemma 3 and others have one for each layer type."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [value for value in parameters.values() if isinstance(value, dict)]
+    return {str(entry.get("rope_type")) for entry in [parameters, *nested]}
+
+
+def _prompt(length: int, model: Any) -> list[int]:
+    vocab_size = model.get_input_embeddings().num_embeddings
+    return [(7 * length + 13 * i + 3) % vocab_size for i in range(length)]
+
+
+@torch.inference_mode()
+def _own_logits(model: Any, prompt: list[int]) -> torch.Tensor:
+    """Return the logits (2, vocab_size) after all but the last token, and after the last."""
+    token_ids = torch.tensor([prompt], device=model.device)
+    logits: torch.Tensor = model(input_ids=token_ids, use_cache=False).logits[0, -2:].float()
+    return logits
+
+
+def _engine_logits(runner: Runner, prompts: list[list[int]], num_layers: int) -> list[torch.Tensor]:
+    """Return the same through the engine: all but the last in chunks, the last in a batch."""
+    sequences = [_sequence(prompt, number) for number, prompt in enumerate(prompts)]
+    logits = [[_prefill(runner, sequence, num_layers)] for sequence in sequences]
+    decoded = runner.decode(sequences)
+    _require_one_call_a_layer(runner, num_layers)
+    for row, found in enumerate(logits):
+        found.append(decoded[row])
+    return [torch.stack(found) for found in logits]
+
+
+def _sequence(prompt: list[int], number: int) -> Sequence:
+    """Return a sequence whose blocks lie apart, so that a wrong order cannot go unseen."""
+    request = EngineRequest(f"self-check-{number}", prompt, SamplingParams())
+    num_blocks = -(-len(prompt) // BLOCK_SIZE)
+    block_table = list(range(NUM_BLOCKS - 1 - number, -1, -2))[:num_blocks]
+    return Sequence(request, _ignore, number, list(prompt), block_table=block_table)
+
+
+def _prefill(runner: Runner, sequence: Sequence, num_layers: int) -> torch.Tensor:
+    logits = torch.empty(0)
+    while sequence.num_uncomputed > 1:
+        chunk = Chunk(sequence, min(CHUNK_TOKENS, sequence.num_uncomputed - 1))
+        logits = runner.prefill(chunk)
+        _require_one_call_a_layer(runner, num_layers)
+        sequence.num_computed += chunk.num_tokens
+    return logits
+
+
+def _require_one_call_a_layer(runner: Runner, num_layers: int) -> None:
+    if runner.context.num_calls != dict.fromkeys(range(num_layers), 1):
+        called = sum(runner.context.num_calls.values())
+        raise UnsupportedModel(f"attention was called {called} times in {num_layers} layers")
+
+
+def _ignore(_: TokenDelta) -> None:
+    pass

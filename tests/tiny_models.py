@@ -8,6 +8,7 @@ from palma.core.types import Tokenizer
 from palma.engine.mock import END_ID, MockTokenizer
 from palma.models.device import DeviceChoice
 from palma.models.loader import LoadedModel
+from palma.models.tokenizer import HFTokenizer
 
 VOCAB_SIZE = 300
 MAX_MODEL_LEN = 256
@@ -48,3 +49,19 @@ def tiny_loaded_model(*, stop_token_ids: frozenset[int] = frozenset({END_ID})) -
         vocab_size=VOCAB_SIZE,
         stop_token_ids=stop_token_ids,
     )
+
+
+def tiny_hf_tokenizer(chat_template: str) -> HFTokenizer:
+    """Return a byte-level Hugging Face tokenizer with three control tokens and a template."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Backend(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<|bos|>", "<|eos|>", "<|eot_id|>"])
+    fast = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|eos|>")
+    fast.chat_template = chat_template
+    return HFTokenizer(fast)

@@ -113,7 +113,7 @@ def _lifespan(
             loading.cancel()
             await service.drain(grace_s=0)
             await registry.close()
-            executor.shutdown()
+            await asyncio.to_thread(executor.shutdown)
             drain.uninstall()
 
     return lifespan

@@ -22,7 +22,7 @@ from palma.api.errors import (
 )
 from palma.core.config import Settings
 from palma.core.errors import EngineFailure, PalmaError, RequestCancelled
-from palma.version import __version__
+from palma.version import FOUNDING_API_VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def new_request_id() -> str:
 
 def identity_headers(request_id: str) -> dict[str, str]:
     """Return the headers that every response carries."""
-    return {"x-request-id": request_id, VERSION_HEADER: __version__}
+    return {"x-request-id": request_id, VERSION_HEADER: FOUNDING_API_VERSION}
 
 
 class ErrorMiddleware:
@@ -151,11 +151,12 @@ class CorsMiddleware:
         await self._app(scope, receive, send_with_origin)
 
     def _add_headers(self, headers: MutableHeaders, origin: str | None) -> None:
-        allowed = "*" if "*" in self._allowed_origins else origin
-        if allowed != "*":
+        if "*" in self._allowed_origins:
+            origin = "*"
+        else:
             headers.add_vary_header("Origin")
-        if allowed is not None and allowed in self._allowed_origins:
-            headers["Access-Control-Allow-Origin"] = allowed
+        if origin is not None and origin in self._allowed_origins:
+            headers["Access-Control-Allow-Origin"] = origin
             exposed = f"x-request-id, Retry-After, {VERSION_HEADER}"
             headers["Access-Control-Expose-Headers"] = exposed
 

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
+LINE_BREAKS = "\x85\u2028\u2029"
+"""JSON lets them stand as they are, and many clients (`str.splitlines`) end a line there."""
+
 MAX_PROBLEMS = 100
 MAX_NAME_CHARS = 100
 MAX_SHOWN_CHARS = 200
@@ -128,8 +131,11 @@ def json_response(content: dict[str, Any], status: int = 200) -> Response:
 
 
 def event(data: Any) -> bytes:
-    """Return one server-sent event whose data is JSON on one line."""
-    return b"data: " + orjson.dumps(data) + b"\n\n"
+    """Return one server-sent event whose data is JSON on one line, as everybody counts lines."""
+    line = orjson.dumps(data)
+    for character in LINE_BREAKS:
+        line = line.replace(character.encode(), b"\\u%04x" % ord(character))
+    return b"data: " + line + b"\n\n"
 
 
 class EventStream(EventSourceResponse):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 from palma.core.errors import InvalidRequest
@@ -28,13 +30,23 @@ class SamplingParams:
 
     Attributes:
         max_tokens: Most completion tokens, at least 1; None means as many as the window holds.
+        min_tokens: Completion tokens before which no stop token may come, at least 0.
         temperature: Divides the logits, in [0, 2]; 0 means greedy.
         top_p: Probability mass to keep, in (0, 1]. Source: arXiv:1904.09751.
         top_k: Number of likeliest tokens to keep; 0 keeps all. Source: arXiv:1805.04833.
         min_p: Least probability to keep, as a share of the likeliest token's, in [0, 1].
             Source: arXiv:2407.01082.
+        typical_p: Mass of the most typical tokens to keep, in (0, 1]. Source: arXiv:2202.00666.
         repetition_penalty: Divides positive logits of tokens already seen and multiplies
             negative ones, in [0.01, 100]; 1 is off. Source: arXiv:1909.05858.
+        presence_penalty: Taken from the logit of every token of the completion so far, in
+            [-2, 2]. Source: OpenAI's API reference.
+        frequency_penalty: The same, once for each time the token occurred, in [-2, 2].
+        logit_bias: Added to the logits of these token ids, each in [-100, 100].
+        stop_token_ids: More tokens that end the completion, beside the model's own.
+        ignore_eos: Whether the model's own stop tokens are decoded like any other.
+        num_logprobs: Likeliest tokens to report beside the chosen one, in [0, 20]; None reports
+            nothing.
         seed: Start of the request's own random generator; None takes one from the system.
 
     Raises:
@@ -42,28 +54,34 @@ class SamplingParams:
     """
 
     max_tokens: int | None = 256
+    min_tokens: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    typical_p: float = 1.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop_token_ids: frozenset[int] = frozenset()
+    ignore_eos: bool = False
+    num_logprobs: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.max_tokens is None or self.max_tokens >= 1, self, "max_tokens", "at least 1")
-        _require(0 <= self.temperature <= 2, self, "temperature", "from 0 to 2")
-        _require(0 < self.top_p <= 1, self, "top_p", "greater than 0 and at most 1")
-        _require(self.top_k >= 0, self, "top_k", "0 (off) or greater")
-        _require(0 <= self.min_p <= 1, self, "min_p", "from 0 to 1")
-        _require(
-            0.01 <= self.repetition_penalty <= 100, self, "repetition_penalty", "from 0.01 to 100"
-        )
-        _require(
-            self.seed is None or -MAX_SEED - 1 <= self.seed <= MAX_SEED,
-            self,
-            "seed",
-            "a 64-bit signed integer",
-        )
+        for name, (low, high) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:  # NaN is in no range
+                raise InvalidRequest(
+                    f"{name} must be {_words(low, high)}, found {value!r}", param=name
+                )
+        for token_id, bias in self.logit_bias.items():
+            if not -100 <= bias <= 100:
+                raise InvalidRequest(
+                    f"logit_bias of token {token_id} must be from -100 to 100, found {bias!r}",
+                    param="logit_bias",
+                )
 
     @property
     def is_greedy(self) -> bool:
@@ -71,10 +89,28 @@ class SamplingParams:
         return self.temperature == 0
 
 
-def _require(holds: bool, params: SamplingParams, name: str, allowed: str) -> None:
-    value = getattr(params, name)
-    if not holds or (isinstance(value, float) and not math.isfinite(value)):
-        raise InvalidRequest(f"{name} must be {allowed}, found {value!r}", param=name)
+RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "max_tokens": (1, math.inf),
+        "min_tokens": (0, math.inf),
+        "temperature": (0, 2),
+        "top_p": (math.ulp(0), 1),
+        "top_k": (0, math.inf),
+        "min_p": (0, 1),
+        "typical_p": (math.ulp(0), 1),
+        "repetition_penalty": (0.01, 100),
+        "presence_penalty": (-2, 2),
+        "frequency_penalty": (-2, 2),
+        "num_logprobs": (0, 20),
+        "seed": (-MAX_SEED - 1, MAX_SEED),
+    }
+)
+"""Least and greatest allowed value of the numeric sampling parameters."""
+
+
+def _words(low: float, high: float) -> str:
+    least = "greater than 0" if low == math.ulp(0) else f"at least {low:g}"
+    return least if high == math.inf else f"{least} and at most {high:g}"
 
 
 @dataclass(frozen=True, slots=True)

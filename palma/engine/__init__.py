@@ -30,7 +30,7 @@ def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Exec
     if settings.engine == "mock":
         from palma.engine.mock import MockEngine
 
-        return MockEngine(executor, settings.threads_max_workers)
+        return MockEngine(executor, settings.threads_max_workers, settings.max_model_len)
     assert loaded is not None, "only the mock engine runs without a model"
     if settings.engine == "threads":
         return _threads_engine(settings, loaded, executor, "it was asked for")

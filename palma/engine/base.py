@@ -7,6 +7,7 @@ own or all in one forward pass.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -43,6 +44,21 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely a chosen token and its likeliest rivals were, before any sampling.
+
+    Attributes:
+        token_id: The chosen token.
+        logprob: Its natural log-probability; -9999 stands for minus infinity.
+        top: The likeliest tokens and their log-probabilities, likeliest first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenDelta:
     """News of one sequence: new tokens, or its end, or both.
 
@@ -52,6 +68,7 @@ class TokenDelta:
         error: What went wrong, when finish_reason is "error".
         started: True on the first delta: the sequence left the queue.
         num_cached_tokens: Prompt tokens that were not computed anew; on the first delta.
+        logprobs: One entry for each of `token_ids`, when the request asked for them.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -59,6 +76,7 @@ class TokenDelta:
     error: PalmaError | None = None
     started: bool = False
     num_cached_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 Sink = Callable[[TokenDelta], None]
@@ -134,16 +152,18 @@ class Engine(Protocol):
         """Cancel everything and free the model; blocks until the running steps have ended."""
 
 
-def check_prompt(request: EngineRequest, info: EngineInfo) -> None:
+def check_request(request: EngineRequest, info: EngineInfo) -> None:
     """Refuse what no engine can decode, before it reaches the device.
 
     Raises:
         InvalidRequest: No token, a token outside the vocabulary, or more than the window holds.
     """
-    prompt, max_tokens = request.prompt_token_ids, request.sampling_params.max_tokens
+    params = request.sampling_params
+    prompt, max_tokens = request.prompt_token_ids, params.max_tokens
     if not prompt:
         raise InvalidRequest("the prompt has no tokens")
-    outside = next((token for token in prompt if not 0 <= token < info.vocab_size), None)
+    token_ids = itertools.chain(prompt, params.logit_bias, params.stop_token_ids)
+    outside = next((token for token in token_ids if not 0 <= token < info.vocab_size), None)
     if outside is not None:
         raise InvalidRequest(
             f"token id {outside} is outside the vocabulary: ids go from 0 to {info.vocab_size - 1}"
@@ -153,3 +173,8 @@ def check_prompt(request: EngineRequest, info: EngineInfo) -> None:
             f"{len(prompt)} prompt tokens and {max_tokens} completion tokens do not fit "
             f"a window of {info.max_model_len}"
         )
+
+
+def stop_token_ids(params: SamplingParams, info: EngineInfo) -> frozenset[int]:
+    """Return the tokens that end a completion: the request's own, and mostly the model's."""
+    return params.stop_token_ids | (frozenset() if params.ignore_eos else info.stop_token_ids)

@@ -21,7 +21,7 @@ from palma.engine.base import (
     EngineStats,
     Sink,
     TokenDelta,
-    check_prompt,
+    check_request,
 )
 from palma.engine.thread_scheduler import Sequence, ThreadScheduler
 
@@ -86,7 +86,7 @@ class MockEngine:
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Queue a sequence; see `Engine.submit`."""
-        check_prompt(request, self.info)
+        check_request(request, self.info)
         self._scheduler.submit(request, sink)
 
     def cancel(self, request_id: str) -> None:

@@ -1,15 +1,20 @@
 """Choosing the next token of one sequence from its logits.
 
-The order is Transformers' own: repetition penalty, temperature, top-k, top-p, min-p. No step
-sorts the whole vocabulary unless the nucleus is wider than its likeliest tokens.
+The order is Transformers' own: bias and penalties, temperature, top-k, top-p, min-p, typical.
+No step sorts the whole vocabulary unless the nucleus is wider than its likeliest tokens.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from palma.core.errors import EngineFailure
 from palma.core.types import SamplingParams
+from palma.engine.base import LogitsHook, TokenLogprobs
 
 NUCLEUS_PREFILTER = 256
 """Tokens that a top-p nucleus is looked for in first."""
@@ -17,41 +22,113 @@ NUCLEUS_PREFILTER = 256
 MIN_TEMPERATURE = 1e-6
 """Below it float32 logits cannot be divided; the difference from greedy has long vanished."""
 
+LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot say. Source: OpenAI's API."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token, and how likely it and others were if the request wants to know."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
 
 class Sampler:
     """Draws the tokens of one sequence from a random generator of its own.
 
     The same seed and logits give the same tokens whatever else the process does. Not
     thread-safe: a sequence has one sampler and one decoding thread.
+
+    Args:
+        params: The sequence's own.
+        prompt_token_ids: What came before the completion.
+        stop_token_ids: The model's; `min_tokens` keeps these and the request's own away.
+        device: Where the logits are.
+        hook: Changes the logits first.
     """
 
-    def __init__(self, params: SamplingParams, device: torch.device) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt_token_ids: Sequence[int],
+        stop_token_ids: frozenset[int],
+        device: torch.device,
+        hook: LogitsHook | None = None,
+    ) -> None:
         self._params = params
+        self._hook = hook
+        self._device = device
+        self._prompt = torch.tensor(list(prompt_token_ids), device=device)
+        self._completion: list[int] = []
+        self._counts: Counter[int] = Counter()
+        self._stop_token_ids = sorted(stop_token_ids | params.stop_token_ids)
         self._generator = torch.Generator(device=device)
         if params.seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(params.seed)
 
-    def sample(self, logits: torch.Tensor, seen_token_ids: torch.Tensor) -> torch.Tensor:
-        """Return the id of the next token.
+    @property
+    def takes_argmax(self) -> bool:
+        """Whether the next token is simply the likeliest, and nobody asks how likely."""
+        params = self._params
+        return (
+            params.is_greedy
+            and self._hook is None
+            and params.num_logprobs is None
+            and not params.logit_bias
+            and params.repetition_penalty == 1
+            and params.presence_penalty == params.frequency_penalty == 0
+            and len(self._completion) >= params.min_tokens
+        )
+
+    def accept(self, token_id: int) -> Choice:
+        """Note a token that was chosen without `sample`; only while `takes_argmax`."""
+        self._completion.append(token_id)
+        return Choice(token_id)
+
+    def sample(self, logits: torch.Tensor) -> Choice:
+        """Choose the next token.
 
         Args:
             logits: (vocab_size,), float32; not changed.
-            seen_token_ids: (num_seen,), int64: prompt and completion so far.
-
-        Returns:
-            (1,), int64.
 
         Raises:
             EngineFailure: The logits hold NaN, or no token has a finite logit.
         """
+        if self._hook is not None:
+            logits = self._hook(logits, self._completion)
         require_finite(logits)
-        logits = penalize_repetition(logits, seen_token_ids, self._params.repetition_penalty)
+        changed = self._penalize(logits)
         if self._params.is_greedy:
-            return logits.argmax(dim=-1, keepdim=True)
-        probs, token_ids = candidates(logits, self._params)
-        return token_ids[torch.multinomial(probs, 1, generator=self._generator)]
+            token_id = int(changed.argmax())
+        else:
+            probs, token_ids = candidates(changed, self._params)
+            token_id = int(token_ids[torch.multinomial(probs, 1, generator=self._generator)])
+        self._completion.append(token_id)
+        self._counts[token_id] += 1
+        num_logprobs = self._params.num_logprobs
+        if num_logprobs is None:
+            return Choice(token_id)
+        return Choice(token_id, report_logprobs(logits, token_id, num_logprobs))
+
+    def _penalize(self, logits: torch.Tensor) -> torch.Tensor:
+        """Apply what depends on the tokens so far: bias, penalties, `min_tokens`."""
+        params = self._params
+        if params.logit_bias:
+            logits = _add(logits, params.logit_bias)
+        if params.repetition_penalty != 1:
+            seen = torch.cat([self._prompt, torch.tensor(self._completion, device=self._device)])
+            logits = penalize_repetition(logits, seen.long(), params.repetition_penalty)
+        if self._counts and (params.presence_penalty or params.frequency_penalty):
+            presence, frequency = params.presence_penalty, params.frequency_penalty
+            logits = _add(logits, {t: -presence - n * frequency for t, n in self._counts.items()})
+        if len(self._completion) < params.min_tokens and self._stop_token_ids:
+            stops = torch.tensor(self._stop_token_ids, device=self._device)
+            logits = logits.index_fill(0, stops, -torch.inf)
+            require_finite(logits)
+        return logits
 
 
 def require_finite(logits: torch.Tensor) -> None:
@@ -71,10 +148,8 @@ def penalize_repetition(
         penalty: Above 1 makes repeats rarer, below 1 likelier.
 
     Returns:
-        (vocab_size,), float32; `logits` itself when the penalty is 1.
+        (vocab_size,), float32.
     """
-    if penalty == 1:
-        return logits
     seen = logits[seen_token_ids]
     seen = torch.where(seen < 0, seen * penalty, seen / penalty)
     return logits.scatter(0, seen_token_ids, seen)
@@ -85,7 +160,7 @@ def candidates(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tens
 
     Args:
         logits: (vocab_size,), float32, at least one of them finite.
-        params: temperature above 0, top_k, top_p and min_p.
+        params: temperature above 0, top_k, top_p, min_p and typical_p.
 
     Returns:
         Weights (num_candidates,), float32, not normalized, and ids (num_candidates,), int64.
@@ -102,7 +177,31 @@ def candidates(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tens
     if params.min_p > 0:
         likely = probs >= params.min_p * probs.max()
         probs, token_ids = probs[likely], token_ids[likely]
+    if params.typical_p < 1:
+        typical = _typical(probs / probs.sum(), params.typical_p)
+        probs, token_ids = probs[typical], token_ids[typical]
     return probs, token_ids
+
+
+def report_logprobs(logits: torch.Tensor, token_id: int, num_top: int) -> TokenLogprobs:
+    """Return the log-probabilities of a token and of the likeliest, before any sampling.
+
+    Args:
+        logits: (vocab_size,), float32.
+        token_id: The chosen one.
+        num_top: How many of the likeliest to name.
+    """
+    logprobs = logits.log_softmax(dim=-1)
+    values, token_ids = logprobs.topk(min(num_top, logprobs.numel()))
+    top = zip(token_ids.tolist(), values.clamp_min(LEAST_LOGPROB).tolist(), strict=True)
+    return TokenLogprobs(token_id, max(float(logprobs[token_id]), LEAST_LOGPROB), tuple(top))
+
+
+def _add(logits: torch.Tensor, amounts: Mapping[int, float]) -> torch.Tensor:
+    """Return the logits with an amount added to each of these token ids."""
+    token_ids = torch.tensor(list(amounts), device=logits.device)
+    values = torch.tensor(list(amounts.values()), dtype=logits.dtype, device=logits.device)
+    return logits.index_add(0, token_ids, values)
 
 
 def _nucleus(probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,3 +212,12 @@ def _nucleus(probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Ten
     mass_before = values.cumsum(dim=-1) - values
     num_kept = max(1, int((mass_before < top_p).sum()))
     return values[:num_kept], order[:num_kept]
+
+
+def _typical(probs: torch.Tensor, mass: float) -> torch.Tensor:
+    """Return which tokens to keep: those whose surprise is nearest to the expected one."""
+    surprise = -probs.log()
+    entropy = (probs * surprise).nansum()
+    order = (surprise - entropy).abs().argsort()
+    num_before = int((probs[order].cumsum(dim=-1) < mass).sum())
+    return order[: min(num_before + 1, probs.numel())]

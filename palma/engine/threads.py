@@ -26,7 +26,9 @@ from palma.engine.base import (
     EngineStats,
     Sink,
     TokenDelta,
-    check_prompt,
+    TokenLogprobs,
+    check_request,
+    stop_token_ids,
 )
 from palma.engine.sampler import Sampler, require_finite
 from palma.engine.thread_scheduler import Sequence, ThreadScheduler
@@ -64,7 +66,7 @@ class ThreadsEngine:
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Queue a sequence; see `Engine.submit`."""
-        check_prompt(request, self.info)
+        check_request(request, self.info)
         self._scheduler.submit(request, sink)
 
     def cancel(self, request_id: str) -> None:
@@ -83,14 +85,23 @@ class ThreadsEngine:
     def _decode(self, sequence: Sequence) -> FinishReason:
         request = sequence.request
         prompt = torch.tensor([request.prompt_token_ids], device=self._model.device)
-        streamer = TokenStreamer(sequence)
+        stops = stop_token_ids(request.sampling_params, self.info)
+        sampler = Sampler(
+            request.sampling_params,
+            request.prompt_token_ids,
+            stops,
+            prompt.device,
+            request.logits_hook,
+        )
+        chooser = TokenChooser(sampler)
+        streamer = TokenStreamer(sequence, chooser)
         try:
             with torch.inference_mode():
                 self._model.generate(
                     inputs=prompt,
                     attention_mask=torch.ones_like(prompt),
-                    generation_config=self._generation_config(request),
-                    logits_processor=LogitsProcessorList([TokenChooser(request, prompt.device)]),
+                    generation_config=_generation_config(request, stops),
+                    logits_processor=LogitsProcessorList([chooser]),
                     stopping_criteria=StoppingCriteriaList([CancelledCriteria(sequence)]),
                     streamer=streamer,
                 )
@@ -100,17 +111,17 @@ class ThreadsEngine:
                 "beside the requests that run now",
                 retry_after_s=10,
             ) from None
-        return "stop" if streamer.last_token_id in self.info.stop_token_ids else "length"
+        return "stop" if streamer.last_token_id in stops else "length"
 
-    def _generation_config(self, request: EngineRequest) -> GenerationConfig:
-        """Greedy as far as `generate` knows: `TokenChooser` has made the choice by then."""
-        stop_token_ids = sorted(self.info.stop_token_ids)
-        return GenerationConfig(
-            do_sample=False,
-            max_new_tokens=request.sampling_params.max_tokens,
-            eos_token_id=stop_token_ids or None,
-            pad_token_id=stop_token_ids[0] if stop_token_ids else 0,
-        )
+
+def _generation_config(request: EngineRequest, stops: frozenset[int]) -> GenerationConfig:
+    """Greedy as far as `generate` knows: `TokenChooser` has made the choice by then."""
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=request.sampling_params.max_tokens,
+        eos_token_id=sorted(stops) or None,
+        pad_token_id=min(stops, default=0),
+    )
 
 
 class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers is untyped here
@@ -120,9 +131,10 @@ class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers
     made above the engine, and a token leaves in the step that chose it.
     """
 
-    def __init__(self, sequence: Sequence) -> None:
+    def __init__(self, sequence: Sequence, chooser: TokenChooser) -> None:
         super().__init__(tokenizer=None, skip_prompt=True)
         self._sequence = sequence
+        self._chooser = chooser
         self._next_is_prompt = True
         self.last_token_id: int | None = None
 
@@ -133,7 +145,8 @@ class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers
             return
         if not self._sequence.cancelled.is_set():
             self.last_token_id = int(value)
-            self._sequence.emit(TokenDelta(token_ids=(self.last_token_id,)))
+            logprobs = (self._chooser.logprobs,) if self._chooser.logprobs is not None else ()
+            self._sequence.emit(TokenDelta(token_ids=(self.last_token_id,), logprobs=logprobs))
 
     def end(self) -> None:
         """Do nothing: the scheduler sends the last delta."""
@@ -142,23 +155,18 @@ class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers
 class TokenChooser(LogitsProcessor):  # type: ignore[misc]
     """The last logits processor: leaves one token possible, the one that was sampled."""
 
-    def __init__(self, request: EngineRequest, device: torch.device) -> None:
-        params = request.sampling_params
-        self._hook = request.logits_hook
-        self._num_prompt_tokens = len(request.prompt_token_ids)
-        self._is_plain_greedy = params.is_greedy and params.repetition_penalty == 1
-        self._sampler = Sampler(params, device)
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+        self.logprobs: TokenLogprobs | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Take ids (1, num_seen) and scores (1, vocab_size); return scores of that shape."""
-        logits = scores[0]
-        if self._hook is not None:
-            completion = input_ids[0, self._num_prompt_tokens :].tolist()
-            logits = self._hook(logits, completion)
-        if self._is_plain_greedy:
-            require_finite(logits)
-            return logits[None]
-        chosen = self._sampler.sample(logits, input_ids[0])
+        if self._sampler.takes_argmax:
+            require_finite(scores)
+            return scores
+        choice = self._sampler.sample(scores[0])
+        self.logprobs = choice.logprobs
+        chosen = torch.tensor([choice.token_id], device=scores.device)
         return torch.full_like(scores, -torch.inf).index_fill_(1, chosen, 0.0)
 
 

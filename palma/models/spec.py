@@ -12,7 +12,8 @@ from palma.core.errors import SettingsError
 # The Hub's own rules for a repository name, checked here so that a bad name never meets a disk.
 _NAME_PART = r"\w(?:[\w.-]{0,94}\w)?"
 _MODEL_NAME = re.compile(rf"(?:{_NAME_PART}/)?{_NAME_PART}", re.ASCII)
-_FOLDER_STARTS = ("/", "./", "~/")
+_FOLDER = re.compile(r"[/\\]|[.~][/\\]|[A-Za-z]:[/\\]")
+"""How a folder begins: at a root, here, at home, or on a Windows drive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def resolve_spec(settings: Settings) -> ModelSpec:
     model_id = settings.model_id or BUNDLED_MODEL_ID
     if model_id == BUNDLED_MODEL_ID:
         return _local_spec(settings, model_id, bundled_model_path())
-    if model_id.startswith(_FOLDER_STARTS) and "\0" not in model_id:
+    if _FOLDER.match(model_id) and "\0" not in model_id:
         folder = _existing_folder(model_id)
         return _local_spec(settings, folder.name, folder)
     if not is_model_name(model_id):

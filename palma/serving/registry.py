@@ -153,7 +153,7 @@ class ModelRegistry:
     def _fail(self, error: PalmaError) -> None:
         self.failure = error
         self.state = "failed"
-        logger.error("%s cannot be served: %s", self.model_id, error.message)
+        logger.error("cannot serve: %s", error.message)
 
 
 def _settle(loaded: asyncio.Future[Engine], outcome: Engine | Exception) -> None:

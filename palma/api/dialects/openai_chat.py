@@ -160,13 +160,16 @@ def refuse_unhonoured(fields: dict[str, Any]) -> None:
             short = name[:MAX_NAME_CHARS]
             raise UnsupportedParameter(f"{short} is not a parameter of this route", param=short)
         allowed = NEUTRAL_VALUES[name]
-        if not any(value == neutral and type(value) is not bool for neutral in allowed) and not any(
-            value is neutral for neutral in allowed
-        ):
+        if not any(_is_same(value, neutral) for neutral in allowed):
             only = " or ".join(repr(neutral) for neutral in allowed)
             raise UnsupportedParameter(
                 f"{name} is not supported by this server; only {only} is taken", param=name
             )
+
+
+def _is_same(value: Any, neutral: Any) -> bool:
+    """Compare as JSON does: 0 is 0.0, but true is not 1."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def to_request(

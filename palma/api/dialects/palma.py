@@ -28,9 +28,9 @@ from palma.core.config import Settings
 from palma.core.errors import PalmaError
 from palma.core.types import GenerationRequest, Message, Role, SamplingParams
 from palma.serving.service import Generation
-from palma.version import __version__
+from palma.version import FOUNDING_API_VERSION
 
-PREFIX = "/v0.1.0"
+PREFIX = f"/v{FOUNDING_API_VERSION}"
 SECOND_HEALTH_PATH = "/v1/healthcheck"
 HEALTH_PATHS = frozenset({f"{PREFIX}/healthcheck", SECOND_HEALTH_PATH})
 
@@ -95,7 +95,7 @@ async def healthcheck(request: Request) -> Response:
     """GET /healthcheck: 200 only when a request sent now would be served."""
     health = request.state.health.ready()
     timestamp = datetime.now(UTC).isoformat()
-    body = {"status": health.status, "timestamp": timestamp, "version": __version__}
+    body = {"status": health.status, "timestamp": timestamp, "version": FOUNDING_API_VERSION}
     if health.is_ok:
         return json_response(body)
     return json_response({**body, "reason": health.reason}, 503)

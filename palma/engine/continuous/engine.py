@@ -8,6 +8,7 @@ sequence ends that sequence alone.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -25,13 +26,14 @@ from palma.engine.base import (
     EngineStats,
     Sink,
     TokenDelta,
-    check_prompt,
+    check_request,
+    stop_token_ids,
 )
 from palma.engine.continuous.block_pool import BlockPool
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
-from palma.engine.sampler import Sampler
+from palma.engine.sampler import Choice, Sampler
 
 if TYPE_CHECKING:
     from palma.models.loader import LoadedModel
@@ -89,7 +91,7 @@ class ContinuousEngine:
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
         """Queue a sequence; see `Engine.submit`."""
-        check_prompt(request, self.info)
+        check_request(request, self.info)
         with self._wake:
             if self._is_closing:
                 raise EngineFailure("the engine is closed")
@@ -167,16 +169,16 @@ class ContinuousEngine:
             self._decode(sequences[:middle])
             self._decode(sequences[middle:])
             return
-        for sequence, row in zip(sequences, logits, strict=True):
+        for sequence in sequences:
             self._scheduler.commit(sequence, 1)
-            self._choose_token(sequence, row)
+        self._choose_tokens(sequences, logits)
 
     def _prefill(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
         is_first = sequence.num_completion_tokens == 0 and sequence not in self._samplers
         try:
             if is_first:
-                self._samplers[sequence] = Sampler(sequence.request.sampling_params, self._device)
+                self._samplers[sequence] = self._make_sampler(sequence.request)
             logits = self._runner.prefill(chunk)
         except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
             self._fail(sequence, error)
@@ -187,33 +189,49 @@ class ContinuousEngine:
             )
         self._scheduler.commit(sequence, chunk.num_tokens)
         if sequence.num_uncomputed == 0:
-            self._choose_token(sequence, logits)
+            self._choose_tokens([sequence], logits[None])
 
-    def _choose_token(self, sequence: Sequence, logits: torch.Tensor) -> None:
-        """Sample a sequence's next token from its logits (vocab_size,), and say it."""
-        try:
-            token_id = self._sample(sequence, logits)
-        except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
-            self._fail(sequence, error)
-            return
-        sequence.token_ids.append(token_id)
-        finish_reason = self._finish_reason(sequence, token_id)
-        if finish_reason is None:
-            self._tell(sequence, TokenDelta(token_ids=(token_id,)))
+    def _choose_tokens(self, sequences: Rows[Sequence], logits: torch.Tensor) -> None:
+        """Choose each sequence's next token from its row of (num_sequences, vocab_size)."""
+        greatest, likeliest = (found.tolist() for found in logits.max(dim=-1))
+        for row, sequence in enumerate(sequences):
+            sampler = self._samplers[sequence]
+            try:
+                if sampler.takes_argmax and math.isfinite(greatest[row]):
+                    choice = sampler.accept(likeliest[row])
+                else:
+                    choice = sampler.sample(logits[row])
+            except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
+                self._fail(sequence, error)
+                continue
+            self._add_token(sequence, choice)
+
+    def _add_token(self, sequence: Sequence, choice: Choice) -> None:
+        sequence.token_ids.append(choice.token_id)
+        delta = TokenDelta(
+            token_ids=(choice.token_id,),
+            finish_reason=self._finish_reason(sequence, choice.token_id),
+            logprobs=(choice.logprobs,) if choice.logprobs is not None else (),
+        )
+        if delta.finish_reason is None:
+            self._tell(sequence, delta)
         else:
-            self._end(sequence, TokenDelta(token_ids=(token_id,), finish_reason=finish_reason))
+            self._end(sequence, delta)
 
-    def _sample(self, sequence: Sequence, logits: torch.Tensor) -> int:
-        hook = sequence.request.logits_hook
-        if hook is not None:
-            logits = hook(logits, sequence.token_ids[sequence.num_prompt_tokens :])
-        seen = torch.tensor(sequence.token_ids, device=logits.device)
-        return int(self._samplers[sequence].sample(logits, seen))
+    def _make_sampler(self, request: EngineRequest) -> Sampler:
+        return Sampler(
+            request.sampling_params,
+            request.prompt_token_ids,
+            stop_token_ids(request.sampling_params, self.info),
+            self._device,
+            request.logits_hook,
+        )
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        if token_id in self.info.stop_token_ids:
+        params = sequence.request.sampling_params
+        if token_id in stop_token_ids(params, self.info):
             return "stop"
-        if sequence.num_completion_tokens == sequence.request.sampling_params.max_tokens:
+        if sequence.num_completion_tokens == params.max_tokens:
             return "length"
         return None
 

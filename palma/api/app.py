@@ -98,7 +98,9 @@ def _lifespan(
         telemetry.watch("palma_requests_running", "Being computed.", lambda: service.num_running)
         telemetry.watch("palma_requests_waiting", "Taken, waiting.", lambda: service.num_waiting)
         drain = DrainOnSignal(
-            service.refuse_new_requests, lambda: service.drain(settings.shutdown_grace_s)
+            service.refuse_new_requests,
+            lambda: service.drain(settings.shutdown_grace_s),
+            last_bytes_s=max(settings.send_timeout_s, settings.body_timeout_s),
         )
         drain.install()
         loading = asyncio.create_task(_load(registry, on_load_failure))

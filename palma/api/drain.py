@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import threading
@@ -30,13 +31,19 @@ class DrainOnSignal:
     Args:
         mark_draining: Called at once, in the main thread, between two bytecodes.
         drain: Awaited on the event loop; returns when the server may stop.
+        last_bytes_s: Seconds that open connections then get to send and take what is left;
+            without a bound the server waits for ever for a client that does not read.
     """
 
     def __init__(
-        self, mark_draining: Callable[[], None], drain: Callable[[], Coroutine[Any, Any, None]]
+        self,
+        mark_draining: Callable[[], None],
+        drain: Callable[[], Coroutine[Any, Any, None]],
+        last_bytes_s: float,
     ) -> None:
         self._mark_draining = mark_draining
         self._drain = drain
+        self._last_bytes_s = last_bytes_s
         self._loop = asyncio.get_running_loop()
         self._previous: dict[int, Any] = {}
         self._task: asyncio.Task[None] | None = None
@@ -66,17 +73,25 @@ class DrainOnSignal:
 
     async def _drain_and_stop(self, number: int, frame: FrameType | None) -> None:
         await self._drain()
-        stop_server(self._previous[number], number, frame)
+        server = server_behind(self._previous[number])
+        if server is not None:
+            stop_server(server, self._last_bytes_s)
+        elif callable(self._previous[number]):
+            self._previous[number](number, frame)
 
 
-def stop_server(handler: Any, number: int, frame: FrameType | None) -> None:
-    """Ask the server behind a signal handler to stop.
+def server_behind(handler: Any) -> Server | None:
+    """Return the server whose method a signal handler is, if it is one."""
+    server = getattr(handler, "__self__", None)
+    return server if isinstance(server, Server) else None
+
+
+def stop_server(server: Server, last_bytes_s: float) -> None:
+    """Ask a server to stop; connections that are open after `last_bytes_s` are cut.
 
     Uvicorn's handler would also raise the signal again after the shutdown, and the process
     would end by a signal instead of with exit status 0.
     """
-    server = getattr(handler, "__self__", None)
-    if isinstance(server, Server):
-        server.should_exit = True
-    elif callable(handler):
-        handler(number, frame)
+    if server.config.timeout_graceful_shutdown is None:
+        server.config.timeout_graceful_shutdown = math.ceil(last_bytes_s)
+    server.should_exit = True

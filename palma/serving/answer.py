@@ -34,6 +34,7 @@ class AnswerBuilder:
         self._stop_token_ids = stop_token_ids
         self._num_prompt_tokens = num_prompt_tokens
         self._num_completion_tokens = 0
+        self._num_cached_tokens = 0
         self._emit = emit
         self._fail = fail
         self._cancel = cancel
@@ -43,6 +44,7 @@ class AnswerBuilder:
         """Take the next delta of the sequence."""
         if self._ended:
             return
+        self._num_cached_tokens += delta.num_cached_tokens
         if delta.token_ids:
             self._take_tokens(delta)
         if delta.finish_reason is not None and not self._ended:
@@ -73,4 +75,6 @@ class AnswerBuilder:
         self._ended = True
 
     def _usage(self) -> Usage:
-        return Usage(self._num_prompt_tokens, self._num_completion_tokens)
+        return Usage(
+            self._num_prompt_tokens, self._num_completion_tokens, self._num_cached_tokens
+        )

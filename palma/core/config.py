@@ -22,7 +22,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: SecretStr | None = Field(
-        None, min_length=1, description="Key that requests must bring; only the health probes need none."
+        None,
+        min_length=1,
+        description="Key that requests must bring; only the health probes need none.",
     )
 
     model_id: str | None = Field(

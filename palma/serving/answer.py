@@ -75,6 +75,4 @@ class AnswerBuilder:
         self._ended = True
 
     def _usage(self) -> Usage:
-        return Usage(
-            self._num_prompt_tokens, self._num_completion_tokens, self._num_cached_tokens
-        )
+        return Usage(self._num_prompt_tokens, self._num_completion_tokens, self._num_cached_tokens)

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from palma.core.errors import EngineFailure, InsufficientMemory, InvalidRequest
-from palma.engine.base import Engine, EngineStats
+from palma.core.types import SamplingParams
+from palma.engine.base import Engine, EngineRequest, EngineStats, TokenDelta
 from palma.engine.continuous.engine import ContinuousEngine
 from palma.engine.mock import END_ID
 from palma.engine.threads import ThreadsEngine
-from tests.engine.suite import submit
+from tests.engine.suite import Collected, submit
 from tests.tiny_models import MAX_MODEL_LEN, VOCAB_SIZE, tiny_llama, tiny_loaded_model
 
 MAX_RUNNING = 4
@@ -159,3 +160,34 @@ def test_what_no_device_could_compute_is_refused_before_it_gets_there(
         submit(engine, "refused", prompt, **params)
 
     assert engine.stats() == EngineStats()
+
+
+@pytest.mark.parametrize("failing_at", ["start", "token", "end"])
+def test_a_sink_that_raises_ends_its_own_sequence_and_is_told_so(
+    engine: Engine, failing_at: str
+) -> None:
+    collected = Collected()
+
+    def broken(delta: TokenDelta) -> None:
+        kind = "end" if delta.finish_reason else "token" if delta.token_ids else "start"
+        if kind == failing_at and delta.finish_reason != "error":
+            raise RuntimeError("a sink with a bug")
+        collected(delta)
+
+    neighbour = submit(engine, f"beside-{failing_at}", PROMPTS[1])
+    params = SamplingParams(temperature=0, max_tokens=5)
+    engine.submit(EngineRequest(f"sink-{failing_at}", PROMPTS[0], params), broken)
+
+    assert collected.wait() == "error"
+    assert isinstance(collected.error, EngineFailure)
+    assert neighbour.wait() == "length"
+    assert engine.stats().num_running == 0
+
+
+def test_an_id_in_use_is_refused(engine: Engine) -> None:
+    first = submit(engine, "twin", PROMPTS[0], max_tokens=100)
+
+    with pytest.raises(InvalidRequest, match="in use"):
+        submit(engine, "twin", PROMPTS[0])
+    engine.cancel("twin")
+    assert first.wait() in {"cancelled", "length"}

@@ -7,6 +7,7 @@ sequence ends that sequence alone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
@@ -31,6 +32,7 @@ from palma.engine.base import (
 )
 from palma.engine.continuous.block_pool import BlockPool
 from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.pacer import PrefillPacer
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
 from palma.engine.sampler import Choice, Sampler
@@ -50,7 +52,7 @@ class ContinuousEngine:
         max_running: Most sequences that compute at once.
         num_blocks: Size of the KV cache, in blocks for each layer.
         block_size: Tokens a block holds.
-        max_prefill_tokens: Prompt tokens a step may compute while others decode.
+        max_prefill_tokens: Most prompt tokens of a step; while others decode it is mostly less.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class ContinuousEngine:
         *,
         num_blocks: int,
         block_size: int = 16,
-        max_prefill_tokens: int = 128,
+        max_prefill_tokens: int = 512,
     ) -> None:
         self.info = EngineInfo(
             engine="continuous",
@@ -76,7 +78,7 @@ class ContinuousEngine:
         self.tokenizer = loaded.tokenizer
         self._runner = Runner(loaded.model, KVCache(num_blocks, block_size))
         self._scheduler = Scheduler(BlockPool(num_blocks, block_size), max_running)
-        self._max_prefill_tokens = max_prefill_tokens
+        self._pacer = PrefillPacer(max_prefill_tokens)
         self._device = loaded.model.device
         self._samplers: dict[Sequence, Sampler] = {}
         self._lock = threading.Lock()  # guards what other threads touch: the next four
@@ -125,11 +127,16 @@ class ContinuousEngine:
 
     def step(self) -> None:
         """Advance the scheduled sequences by one forward pass of each kind."""
-        batch = self._scheduler.schedule(self._max_prefill_tokens)
+        anybody_decodes = any(s.num_uncomputed == 1 for s in self._scheduler.running)
+        batch = self._scheduler.schedule(self._pacer.budget(anybody_decodes=anybody_decodes))
         if batch.decodes:
+            started = time.perf_counter()
             self._decode(batch.decodes)
+            self._pacer.note_decode(time.perf_counter() - started)
         for chunk in batch.prefills:
+            started = time.perf_counter()
             self._prefill(chunk)
+            self._pacer.note_prefill(chunk.num_tokens, time.perf_counter() - started)
         self._last_step = time.monotonic()
 
     def _run(self) -> None:
@@ -179,14 +186,14 @@ class ContinuousEngine:
         try:
             if is_first:
                 self._samplers[sequence] = self._make_sampler(sequence.request)
+                num_cached = sequence.num_cached or 0
+                self._tell(sequence, TokenDelta(started=True, num_cached_tokens=num_cached))
+            if sequence not in self._scheduler.running:  # its sink failed
+                return
             logits = self._runner.prefill(chunk)
         except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
             self._fail(sequence, error)
             return
-        if is_first:
-            self._tell(
-                sequence, TokenDelta(started=True, num_cached_tokens=sequence.num_cached or 0)
-            )
         self._scheduler.commit(sequence, chunk.num_tokens)
         if sequence.num_uncomputed == 0:
             self._choose_tokens([sequence], logits[None])
@@ -260,9 +267,15 @@ class ContinuousEngine:
         self._tell(sequence, delta)
 
     def _tell(self, sequence: Sequence, delta: TokenDelta) -> None:
-        """Pass a delta on; a sink that raises has lost its reader, and its sequence ends."""
+        """Pass a delta on; a sink that raises ends its sequence, and is told so."""
         try:
             sequence.sink(delta)
         except Exception:
-            logger.exception("%s: the sink failed; cancelling", sequence.request.request_id)
-            self.cancel(sequence.request.request_id)
+            logger.exception("%s: the sink failed", sequence.request.request_id)
+            failure = EngineFailure("the answer could not be passed on; the log says why")
+            last = TokenDelta(finish_reason="error", error=failure)
+            if delta.finish_reason is None:
+                self._end(sequence, last)
+            else:
+                with contextlib.suppress(Exception):
+                    sequence.sink(last)

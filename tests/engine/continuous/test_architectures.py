@@ -1,0 +1,117 @@
+"""Greedy tokens equal `generate` on many architectures: tiny random configs in float32."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import pytest
+import torch
+
+from palma.engine.continuous.engine import ContinuousEngine
+from palma.engine.continuous.self_check import UnsupportedModel, check_model
+from palma.engine.mock import MockTokenizer
+from palma.models.device import DeviceChoice
+from palma.models.loader import LoadedModel
+from tests.engine.suite import submit
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 160,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+}
+GPT2_SHAPE = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128, **SHAPE}
+MOE = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "moe_intermediate_size": 16,
+}
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "gpt2": GPT2_SHAPE,
+    "gemma2": {"sliding_window": 8},
+    "gemma3_text": {"sliding_window": 8},
+    "gpt_oss": {
+        "sliding_window": 8,
+        **MOE,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "mistral": {"sliding_window": 8},
+    "cohere2": {"sliding_window": 8},
+    "mixtral": MOE,
+    "qwen2_moe": {**MOE, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": MOE,
+    "phimoe": MOE,
+    "granitemoe": MOE,
+}
+OFTEN = ["llama", "qwen3", "gemma2", "gpt_oss", "mixtral"]
+SELDOM = [
+    *("apertus", "arcee", "biogpt", "codegen", "cohere", "cohere2", "ernie4_5", "exaone4", "gemma"),
+    *("gemma3_text", "glm", "glm4", "gpt2", "gpt_neox", "granite", "granitemoe", "helium"),
+    *("hunyuan_v1_dense", "mistral", "nemotron", "olmo", "olmo2", "opt", "phi", "phi3", "phimoe"),
+    *("qwen2", "qwen2_moe", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm"),
+]
+PROMPTS = [[5, 6, 7], list(range(20, 57)), [9], list(range(20, 50)) + [3, 2], [100] * 11]
+MAX_TOKENS = 12
+
+
+def make_model(model_type: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(model_type, **{**SHAPE, **CHANGES.get(model_type, {})})
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
+def generate(model: Any, prompt: list[int]) -> list[int]:
+    inputs = torch.tensor([prompt])
+    output = model.generate(
+        inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=MAX_TOKENS, do_sample=False
+    )
+    return [int(token_id) for token_id in output[0, len(prompt) :]]
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [*OFTEN, *(pytest.param(name, marks=pytest.mark.slow) for name in SELDOM)],
+)
+@pytest.mark.filterwarnings("ignore")  # Transformers' own, about tiny configs
+def test_greedy_tokens_equal_generate(model_type: str) -> None:
+    """4 slots, chunked prefill, prefix reuse and forced preemption, all at once."""
+    model = make_model(model_type)
+    try:
+        check_model(model)
+    except UnsupportedModel as reason:
+        pytest.skip(f"goes to the threads engine: {reason}")
+    expected = [generate(model, prompt) for prompt in PROMPTS]
+    loaded = LoadedModel(
+        model_id=model_type,
+        model=model,
+        tokenizer=cast(Any, MockTokenizer()),
+        choice=DeviceChoice("cpu", "float32", "a test"),
+        max_model_len=64,
+        vocab_size=SHAPE["vocab_size"],
+        stop_token_ids=frozenset(),
+    )
+    with ThreadPoolExecutor(1) as executor:
+        engine = ContinuousEngine(
+            loaded, executor, 4, num_blocks=16, block_size=4, max_prefill_tokens=5
+        )
+        running = [
+            submit(engine, str(number), prompt, max_tokens=MAX_TOKENS)
+            for number, prompt in enumerate(PROMPTS * 2)
+        ]
+        for prompt_tokens, collected in zip(expected * 2, running, strict=True):
+            assert collected.wait() == "length"
+            assert collected.token_ids == prompt_tokens
+        engine.close()

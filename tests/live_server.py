@@ -138,12 +138,14 @@ def unharmed_neighbour(server: LiveServer) -> Iterator[None]:
 
     def read() -> None:
         body = {"messages": user("slowly count to 15")}
-        with httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client:
-            with client.stream("POST", "/v0.1.0/stream", json=body) as response:
-                for line in response.iter_lines():
-                    if line.startswith("data:"):
-                        texts.append(parse_event(line))
-                        first_text.set()
+        with (
+            httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
+            client.stream("POST", "/v0.1.0/stream", json=body) as response,
+        ):
+            for line in response.iter_lines():
+                if line.startswith("data:"):
+                    texts.append(parse_event(line))
+                    first_text.set()
 
     reader = threading.Thread(target=read)
     reader.start()

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from palma.api.errors import RequestTimeout, RequestTooLarge, UnsupportedMedia
 from palma.core.config import Settings
 from palma.core.errors import InvalidRequest, RequestCancelled, UnsupportedParameter
-from palma.serving.service import Generation
+from palma.serving.generation import Generation
 
 logger = logging.getLogger(__name__)
 

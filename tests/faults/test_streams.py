@@ -20,7 +20,7 @@ import pytest
 from palma.api import http_protocol
 from palma.core.types import GenerationRequest, Message, TextChunk
 from palma.engine.base import TokenDelta
-from palma.serving.service import Generation
+from palma.serving.generation import Generation
 from tests.calls import CALLS, CHAT, CHAT_STREAM, INFERENCE, STREAM, STREAMS, Call
 from tests.live_server import (
     NEIGHBOUR_TEXT,

@@ -38,7 +38,7 @@ from palma.api.wire import (
 )
 from palma.core.errors import InvalidRequest, PalmaError, UnsupportedParameter
 from palma.core.types import GenerationRequest, Message, Role, SamplingParams, TextChunk, Usage
-from palma.serving.service import Completion, Generation
+from palma.serving.generation import Completion, Generation
 
 DONE = b"data: [DONE]\n\n"
 

@@ -27,7 +27,7 @@ from palma.api.wire import EventStream, event, json_response, parse_body, read_j
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
 from palma.core.types import GenerationRequest, Message, Role, SamplingParams
-from palma.serving.service import Generation
+from palma.serving.generation import Generation
 from palma.version import FOUNDING_API_VERSION
 
 PREFIX = f"/v{FOUNDING_API_VERSION}"

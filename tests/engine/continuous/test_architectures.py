@@ -61,7 +61,7 @@ SELDOM = [
     *("hunyuan_v1_dense", "mistral", "nemotron", "olmo", "olmo2", "opt", "phi", "phi3", "phimoe"),
     *("qwen2", "qwen2_moe", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm"),
 ]
-PROMPTS = [[5, 6, 7], list(range(20, 57)), [9], list(range(20, 50)) + [3, 2], [100] * 11]
+PROMPTS = [[5, 6, 7], list(range(20, 57)), [9], [*range(20, 50), 3, 2], [100] * 11]
 MAX_TOKENS = 12
 
 

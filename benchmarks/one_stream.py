@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,42 +24,24 @@ import httpx
 import orjson
 
 from benchmarks.random_llama import make_checkpoint
+from benchmarks.server_process import free_port, running, start
 from palma.core.config import Settings
 from palma.models.loader import LoadedModel, load_model
 from palma.models.spec import resolve_spec
 
-PROMPT = "Count from 1 to 100."
+PROMPT = "Sing me a shanty."
 MODELS_FOLDER = Path(__file__).parent / "models"
-START_PATIENCE_S = 120.0
 
 
 @contextlib.contextmanager
 def palma_serve(model_id: str | None) -> Iterator[str]:
     """Start `palma serve` in a process of its own and yield its URL when it is ready."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "palma", "serve", "--port", str(port), "--device", "cpu"]
     if model_id is not None:
         command += ["--model-id", model_id]
-    server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until_ready(url)
+    with running(start(command), port, "/readyz") as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_until_ready(url: str) -> None:
-    """Wait for /readyz; raises TimeoutError when it takes too long."""
-    deadline = time.monotonic() + START_PATIENCE_S
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        time.sleep(0.1)
-    raise TimeoutError(f"{url} was not ready within {START_PATIENCE_S:g} s")
 
 
 def time_generate(loaded: LoadedModel, prompt_ids: list[int], num_tokens: int) -> tuple[float, int]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
+from palma.bench.command import bench
 from palma.core.config import Settings, load_settings
 from palma.core.errors import PalmaError, SettingsError
 from palma.core.logs import configure_logging
@@ -81,3 +82,4 @@ serve.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [_flag(name, field) for name, field in Settings.model_fields.items()]
 )
 app.command()(serve)
+app.command()(bench)

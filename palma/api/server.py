@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 75
 """Longer than load balancers keep idle connections: they, not we, should close first."""
+
+OPEN_FILES_WANTED = (65_536, 10_240)
+"""macOS says that there is no limit, and then refuses more than the second."""
 
 
 def serve(settings: Settings, *, load: LoadEngine = load_engine) -> None:
@@ -76,8 +80,9 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise SettingsError(f"HOST={host!r}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:  # the second: no name of a host can be so
+        reason = error.strerror if isinstance(error, OSError) else "not the name of a host"
+        raise SettingsError(f"HOST={host!r}: {reason}") from None
     try:
         if os.name != "nt":  # on Windows it would let two servers share the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -91,14 +96,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def raise_file_limit() -> None:
-    """Allow as many open connections as the system lets this process have."""
+    """Allow many open connections, as far as the system lets this process have them."""
     try:
         import resource
     except ImportError:  # Windows has no such limit
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for wanted in OPEN_FILES_WANTED:
+        reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft == resource.RLIM_INFINITY or soft >= reachable:
+            return
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+            return
 
 
 def warn_if_open(settings: Settings) -> None:

@@ -167,6 +167,7 @@ class EventStream(EventSourceResponse):
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
             if abort is not None:
                 abort()
+                await asyncio.sleep(0)  # uvicorn sees the loss first, else it logs an error
         finally:
             self._generation.cancel()
 

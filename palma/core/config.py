@@ -47,6 +47,13 @@ class Settings(BaseSettings):
         "auto", description="Where to compute; auto: CUDA, then Metal, then CPU."
     )
     torch_dtype: DtypeName = Field("auto", description="Precision of weights and activations.")
+    weights: Literal["as_loaded", "int8"] = Field(
+        "as_loaded",
+        description="Linear layers' weights; int8 is faster on a CPU and slightly less exact.",
+    )
+    cpu_kernel: bool = Field(
+        True, description="Build a C++ attention kernel for the CPU where a compiler is found."
+    )
     max_model_len: int | None = Field(
         None, ge=16, description="Cap on prompt plus completion tokens; unset: the model's own."
     )
@@ -123,7 +130,10 @@ def load_settings(**flags: Any) -> Settings:
     Raises:
         SettingsError: A value is wrong; the message is one line that names it.
     """
-    load_dotenv(".env")
+    try:
+        load_dotenv(".env", encoding="utf-8-sig")  # Notepad puts a mark before the first line
+    except UnicodeDecodeError:
+        raise SettingsError("the file .env is not UTF-8; save it anew as UTF-8") from None
     try:
         return Settings(**flags)
     except ValidationError as error:

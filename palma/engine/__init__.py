@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from palma.core.config import Settings
+from palma.core.errors import SettingsError
 from palma.engine.base import Engine
 
 if TYPE_CHECKING:
@@ -26,12 +27,17 @@ def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Exec
         settings: `engine` picks the class, `threads_max_workers` bounds the running sequences.
         loaded: The model; None only for the mock engine.
         executor: Where sequences run; needs a thread for each running sequence and one more.
+
+    Raises:
+        SettingsError: A setting cannot be used with this model on this device.
     """
     if settings.engine == "mock":
         from palma.engine.mock import MockEngine
 
         return MockEngine(executor, settings.threads_max_workers, settings.max_model_len)
     assert loaded is not None, "only the mock engine runs without a model"
+    if settings.weights == "int8" and loaded.choice.device != "cpu":
+        raise SettingsError(f"WEIGHTS=int8 is for the CPU; this model is on {loaded.choice.device}")
     if settings.engine == "threads":
         return _threads_engine(settings, loaded, executor, "it was asked for")
     from palma.engine.continuous import UnsupportedModel, create_continuous_engine
@@ -46,6 +52,9 @@ def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Exec
 def _threads_engine(
     settings: Settings, loaded: LoadedModel, executor: Executor, reason: str
 ) -> Engine:
+    from palma.engine.continuous.packed_linear import pack_linears
     from palma.engine.threads import ThreadsEngine
 
+    if settings.weights == "int8":
+        logger.info(pack_linears(loaded.model, "int8").summary)
     return ThreadsEngine(loaded, executor, settings.threads_max_workers, engine_reason=reason)

@@ -242,7 +242,7 @@ def test_a_signal_lets_running_answers_finish_and_takes_nothing_new(command: str
         server.connect(),
         ThreadPoolExecutor(len(CALLS)) as clients,
     ):
-        asked = ask_all(server, clients, "slowly count to 25")
+        asked = ask_all(server, clients, "slowly count to 60")
 
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: server.get("/readyz").status_code == 503, "it drains", 1)
@@ -257,7 +257,7 @@ def test_a_signal_lets_running_answers_finish_and_takes_nothing_new(command: str
         assert not any(one.done() for one in asked), "nothing was running: this proves nothing"
         for answer in (one.result() for one in asked):
             assert answer.is_whole
-            assert answer.text == "".join(f"{n} " for n in range(1, 26))
+            assert answer.text == "".join(f"{n} " for n in range(1, 61))
         status, stderr = server.end(timeout_s=5)
         assert status == 0
         assert "Traceback" not in stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import resource
 import socket
@@ -266,7 +267,9 @@ def test_a_client_that_vanishes_without_a_word_is_dropped(monkeypatch: pytest.Mo
 # --- Clients that do not read ------------------------------------------------------------------
 
 
-def test_a_client_that_never_reads_is_dropped_and_slows_nobody_down() -> None:
+def test_a_client_that_never_reads_is_dropped_and_slows_nobody_down(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Fault 86."""
 
     def take_time(prompt: str, delta: TokenDelta) -> None:
@@ -288,8 +291,19 @@ def test_a_client_that_never_reads_is_dropped_and_slows_nobody_down() -> None:
         server.wait_until_idle()
         peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before
         assert peak_kib < 64 * 1024 * (1024 if sys.platform == "darwin" else 1)
+        wait_until(
+            lambda: not has_peer(connection), "the connection is dropped, not only the answer"
+        )
         assert not read_to_end(connection).endswith(b"0\r\n\r\n"), "it ended like a whole answer"
         connection.close()
+    assert not [r for r in caplog.records if r.levelno >= logging.ERROR], "it is no fault of ours"
+
+
+def has_peer(connection: socket.socket) -> bool:
+    """Whether the server still holds the other end of a connection."""
+    with contextlib.suppress(AssertionError), find_peer(connection):
+        return True
+    return False
 
 
 def check_neighbour_at_full_speed(server: LiveServer) -> None:

@@ -91,14 +91,21 @@ def _as_known_role(role: Any) -> Any:
 
 
 class ChatMessageBody(BaseModel):
-    """One turn; `developer` is OpenAI's newer word for `system`."""
+    """One turn; `developer` is OpenAI's newer word for `system`.
+
+    The fields that only null may have come with answers that clients send back as they got them.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     role: Annotated[Role, BeforeValidator(_as_known_role)]
     content: Annotated[str, BeforeValidator(_join_text_parts)]
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
     name: None = None
     refusal: None = None
+    tool_calls: None = None
 
 
 class StreamOptions(BaseModel):

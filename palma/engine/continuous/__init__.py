@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from palma.core.config import Settings
 from palma.engine.continuous.engine import ContinuousEngine
+from palma.engine.continuous.packed_linear import pack_linears
 from palma.engine.continuous.self_check import UnsupportedModel, check_model
 from palma.models.resources import available_bytes
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from palma.models.loader import LoadedModel
 
 __all__ = ["ContinuousEngine", "UnsupportedModel", "create_continuous_engine"]
+
+logger = logging.getLogger(__name__)
 
 BLOCK_SIZE = 16
 MAX_SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.25, "mps": 0.25}
@@ -23,7 +27,7 @@ MAX_SHARE_OF_FREE_MEMORY = {"cuda": 0.85, "cpu": 0.25, "mps": 0.25}
 def create_continuous_engine(
     settings: Settings, loaded: LoadedModel, executor: Executor
 ) -> ContinuousEngine:
-    """Check the model, measure what a token costs, and size the KV cache by it.
+    """Check the model, pack its layers, and size the KV cache by what a token costs.
 
     The cache holds every running sequence at its full window where memory allows; it never
     takes more than a share of what is free now.
@@ -33,6 +37,9 @@ def create_continuous_engine(
             window of it fits.
     """
     bytes_per_block = check_model(loaded.model).bytes_per_token * BLOCK_SIZE
+    is_on_cpu = loaded.choice.device == "cpu"
+    if is_on_cpu:
+        logger.info(pack_linears(loaded.model, settings.weights).summary)
     blocks_per_window = -(-loaded.max_model_len // BLOCK_SIZE)
     num_wanted = settings.threads_max_workers * blocks_per_window
     kind = loaded.choice.device.partition(":")[0]
@@ -46,4 +53,5 @@ def create_continuous_engine(
         settings.threads_max_workers,
         num_blocks=num_blocks,
         block_size=BLOCK_SIZE,
+        build_kernel=is_on_cpu and settings.cpu_kernel,
     )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from palma.engine.continuous.cpu_kernel import DecodeKernel
 from palma.engine.continuous.kv_cache import KVCache
 
 ATTENTION_NAME = "palma_paged"
@@ -26,34 +27,58 @@ class ForwardContext:
 
     Attributes:
         kv_cache: Where keys and values are.
-        new_slots: (batch * length,), int64: where those of this pass go.
-        past_slots: (batch, max_kv_length), int64: where all of a sequence's are, new ones
-            included; padded with slots of the same sequence.
-        kv_lengths: (batch,), int64: how many of them count.
+        block_tables: (batch, max_blocks), int32; padded with blocks of the same sequence.
+        kv_lengths: (batch,), int32: how many keys a sequence has, new ones included.
         positions: (batch, length), int64: the positions of the queries.
+        kernel: What decodes on a CPU in place of the portable path, if there is one.
         num_calls: Attention calls by layer in this pass; the self-check reads it.
     """
 
     kv_cache: KVCache
-    new_slots: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    past_slots: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
-    kv_lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    block_tables: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
+    kv_lengths: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int32))
     positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    kernel: DecodeKernel | None = None
     num_calls: dict[int, int] = field(default_factory=dict)
+    _slots: tuple[torch.Tensor, torch.Tensor] | None = None
     _masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
     def begin(
-        self,
-        new_slots: torch.Tensor,
-        past_slots: torch.Tensor,
-        kv_lengths: torch.Tensor,
-        positions: torch.Tensor,
+        self, block_tables: torch.Tensor, kv_lengths: torch.Tensor, positions: torch.Tensor
     ) -> None:
         """Describe the next pass."""
-        self.new_slots, self.past_slots = new_slots, past_slots
-        self.kv_lengths, self.positions = kv_lengths, positions
+        self.block_tables, self.kv_lengths = block_tables, kv_lengths
+        self.positions = positions
         self.num_calls.clear()
+        self._slots = None
         self._masks.clear()
+
+    @property
+    def new_slots(self) -> torch.Tensor:
+        """(batch * length,), int64: where the keys and values of this pass go."""
+        return self._find_slots()[0]
+
+    @property
+    def past_slots(self) -> torch.Tensor:
+        """(batch, max_kv_length), int64: where all of a sequence's are, new ones included.
+
+        Rows are padded with a slot of the same sequence: what lies there is masked, but read,
+        and in another's slot might be a NaN.
+        """
+        return self._find_slots()[1]
+
+    def _find_slots(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute `new_slots` and `past_slots` once in a pass, if anybody asks."""
+        if self._slots is None:
+            size = self.kv_cache.block_size
+            offsets = torch.arange(size, device=self.block_tables.device)
+            past = (self.block_tables[:, :, None].long() * size + offsets).flatten(1)
+            past = past[:, : int(self.kv_lengths.max())]
+            keys = torch.arange(past.shape[1], device=past.device)
+            new = past.gather(1, self.positions).flatten()
+            past = torch.where(keys < self.kv_lengths[:, None], past, past[:, :1])
+            self._slots = new, past
+        return self._slots
 
     def mask(self, sliding_window: int | None) -> torch.Tensor | None:
         """Return which keys each query sees: (batch, 1, length, max_kv_length), bool.
@@ -106,6 +131,22 @@ def paged_attention(
     context: ForwardContext = getattr(module, CONTEXT_ATTRIBUTE)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     context.num_calls[layer] = context.num_calls.get(layer, 0) + 1
+    kernel = context.kernel
+    if kernel is not None and kernel.takes(query, key, value):
+        attended = kernel.attend(
+            query,
+            key,
+            value,
+            *context.kv_cache.layer(layer, key, value),
+            block_tables=context.block_tables,
+            kv_lengths=context.kv_lengths,
+            block_size=context.kv_cache.block_size,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            softcap=softcap,
+            sinks=s_aux,
+        )
+        return attended, None
     keys, values = _store_and_gather(context, layer, key, value)
     mask = context.mask(sliding_window)
     if softcap is not None or s_aux is not None:

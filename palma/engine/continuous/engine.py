@@ -31,6 +31,7 @@ from palma.engine.base import (
     stop_token_ids,
 )
 from palma.engine.continuous.block_pool import BlockPool
+from palma.engine.continuous.cpu_kernel import KernelBuild
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
 from palma.engine.continuous.runner import Runner
@@ -52,6 +53,7 @@ class ContinuousEngine:
         max_running: Most sequences that compute at once.
         num_blocks: Size of the KV cache, in blocks for each layer.
         block_size: Tokens a block holds.
+        build_kernel: Whether to decode with a C++ kernel as soon as one is built or found.
         max_prefill_tokens: Most prompt tokens of a step; while others decode it is mostly less.
     """
 
@@ -63,6 +65,7 @@ class ContinuousEngine:
         *,
         num_blocks: int,
         block_size: int = 16,
+        build_kernel: bool = False,
         max_prefill_tokens: int = 512,
     ) -> None:
         self.info = EngineInfo(
@@ -77,6 +80,7 @@ class ContinuousEngine:
         )
         self.tokenizer = loaded.tokenizer
         self._runner = Runner(loaded.model, KVCache(num_blocks, block_size))
+        self._kernel_build = KernelBuild(self._runner.use_kernel, is_enabled=build_kernel)
         self._scheduler = Scheduler(BlockPool(num_blocks, block_size), max_running)
         self._pacer = PrefillPacer(max_prefill_tokens)
         self._device = loaded.model.device
@@ -123,6 +127,7 @@ class ContinuousEngine:
             self._is_closing = True
             self._wake.notify()
         self._loop.result()
+        self._kernel_build.close()
         self._runner.close()
 
     def step(self) -> None:

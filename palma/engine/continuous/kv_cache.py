@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 
@@ -50,10 +48,3 @@ class KVCache:
         """Bytes that one token takes in all layers seen so far."""
         tensors = (tensor for layer in self._layers.values() for tensor in layer)
         return sum(t.shape[0] * t.shape[2] * t.element_size() for t in tensors)
-
-    def slots(self, block_table: Sequence[int], start: int, end: int) -> torch.Tensor:
-        """Return the slots of a sequence's tokens from `start` to before `end`: (end - start,)."""
-        size = self.block_size
-        positions = torch.arange(start, end)
-        blocks = torch.tensor(block_table[: -(-end // size)])
-        return blocks[positions // size] * size + positions % size

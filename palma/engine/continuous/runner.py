@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence as Rows
 from typing import Any
 
@@ -14,6 +15,7 @@ from palma.engine.continuous.attention import (
     ForwardContext,
     paged_attention,
 )
+from palma.engine.continuous.cpu_kernel import DecodeKernel
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
 
@@ -51,13 +53,8 @@ class Runner:
         """
         sequence = chunk.sequence
         start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
-        past_slots = self._kv_cache.slots(sequence.block_table, 0, end)
-        self.context.begin(
-            new_slots=past_slots[start:].to(self._device),
-            past_slots=past_slots[None].to(self._device),
-            kv_lengths=torch.tensor([end], device=self._device),
-            positions=torch.arange(start, end, device=self._device)[None],
-        )
+        positions = torch.arange(start, end)[None]
+        self._begin([sequence], [end], positions)
         return self._forward([sequence.token_ids[start:end]])[0]
 
     @torch.inference_mode()
@@ -68,21 +65,29 @@ class Runner:
             (num_sequences, vocab_size), float32.
         """
         kv_lengths = [len(sequence.token_ids) for sequence in sequences]
-        past_slots = torch.empty(len(sequences), max(kv_lengths), dtype=torch.int64)
-        for row, (sequence, length) in enumerate(zip(sequences, kv_lengths, strict=True)):
-            slots = self._kv_cache.slots(sequence.block_table, 0, length)
-            past_slots[row, :length] = slots
-            # Masked, but read: a slot of its own, never one where another's NaN may lie.
-            past_slots[row, length:] = slots[0]
-        lengths = torch.tensor(kv_lengths)
-        new_slots = past_slots.gather(1, lengths[:, None] - 1)[:, 0]
-        self.context.begin(
-            new_slots=new_slots.to(self._device),
-            past_slots=past_slots.to(self._device),
-            kv_lengths=lengths.to(self._device),
-            positions=(lengths[:, None] - 1).to(self._device),
-        )
+        self._begin(sequences, kv_lengths, torch.tensor(kv_lengths)[:, None] - 1)
         return self._forward([sequence.token_ids[-1:] for sequence in sequences])
+
+    def use_kernel(self, kernel: DecodeKernel) -> None:
+        """Decode with a kernel from the next pass on; any thread may call it."""
+        self.context.kernel = kernel
+
+    def _begin(
+        self, sequences: Rows[Sequence], kv_lengths: list[int], positions: torch.Tensor
+    ) -> None:
+        num_blocks = -(-max(kv_lengths) // self._kv_cache.block_size)
+        block_tables = array("i")
+        for sequence in sequences:
+            own = sequence.block_table[:num_blocks]
+            block_tables.extend(own)
+            block_tables.extend(own[:1] * (num_blocks - len(own)))
+        self.context.begin(
+            torch.frombuffer(block_tables, dtype=torch.int32)
+            .view(len(sequences), num_blocks)
+            .to(self._device),
+            torch.tensor(kv_lengths, dtype=torch.int32, device=self._device),
+            positions.to(self._device),
+        )
 
     def _forward(self, token_ids: list[list[int]]) -> torch.Tensor:
         output = self._model(

@@ -118,6 +118,17 @@ def test_text_parts_are_joined_and_developer_is_system(client: openai.OpenAI) ->
     assert completion.choices[0].message.content == "ab"
 
 
+def test_an_answer_may_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
+    """The client's message has all of OpenAI's fields, most of them null."""
+    answer = ask(client, "count to 3").choices[0].message
+
+    completion = client.chat.completions.create(
+        model="mock", messages=[answer.model_dump(), {"role": "user", "content": "say more"}]
+    )
+
+    assert completion.choices[0].message.content == "more"
+
+
 def test_labels_and_neutral_values_are_taken(mock_server: LiveServer) -> None:
     neutral = {name: values[0] for name, values in NEUTRAL_VALUES.items()}
     body = {"model": "mock", "messages": user("count to 1"), "user": "me", **neutral}

@@ -1,0 +1,1 @@
+"""Palma beside other servers, on the same random-weight models: `python -m benchmarks.peers`."""

@@ -1,0 +1,1 @@
+"""`palma bench`: an HTTP load generator for any OpenAI-compatible server. Imports core only."""

@@ -1,0 +1,486 @@
+// Attention of a decode step over the paged KV cache: one query token a sequence.
+//
+// The work is cut into units: some keys of one sequence for the query heads that share one KV
+// head, so that every key and value is read from memory once for all of them. A unit walks over
+// its keys in tiles: scores, then their softmax relative to the largest score so far, then the
+// weighted sum of the values (online softmax, arXiv:1805.02867). Whoever ends the last unit of a
+// sequence and head merges them all and writes the output.
+//
+// Vectors are GCC's and Clang's vector extensions: the compiler maps them to AVX-512, AVX2 or
+// NEON. Only bfloat16 dot products have instructions of their own. All sums are float32.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+// Mirrors `Call` in kernel.py, field by field.
+struct Call {
+    const void* query;              // (batch, num_heads, head_dim), strided
+    const void* new_keys;           // (batch, num_kv_heads, head_dim), strided
+    const void* new_values;         // (batch, num_kv_heads, value_dim), strided
+    void* keys;                     // (num_kv_heads, num_slots, head_dim)
+    void* values;                   // (num_kv_heads, num_slots, value_dim)
+    void* output;                   // (batch, num_heads, value_dim)
+    const int32_t* block_tables;    // (batch, max_blocks)
+    const int32_t* lengths;         // (batch,): keys of each sequence, the new one included
+    const float* sinks;             // (num_heads,) or null
+    int64_t query_strides[2];       // by sequence and by head, in elements
+    int64_t new_key_strides[2];
+    int64_t new_value_strides[2];
+    int64_t batch, num_heads, num_kv_heads, head_dim, value_dim;
+    int64_t num_slots, block_size, max_blocks;
+    int64_t window;                 // most keys a query sees; 0: all
+    int64_t num_threads;
+    double scale;
+    double softcap;                 // 0: none
+};
+
+struct Unit {
+    int64_t sequence, first, last;  // its keys are [first, last)
+    int64_t first_sibling;          // the sequence's units lie side by side
+    int64_t num_siblings;
+};
+
+using bfloat16 = uint16_t;          // its bits
+
+#ifdef __AVX512F__
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+#if defined(__AVX__) && !defined(__AVX512F__)
+constexpr int kAccumulators = 8;    // half of the 16 registers
+#else
+constexpr int kAccumulators = 16;   // half of 32
+#endif
+constexpr int kMaxGroup = kAccumulators;  // query heads that a unit serves
+constexpr int kTile = 64;                 // keys; a multiple of kPadding
+constexpr int kRows = 8;                  // keys whose scores are computed side by side
+constexpr int kPadding = std::max(kRows, kLanes);
+constexpr int kMaxDim = 1024;
+constexpr int64_t kMinSpan = 128;         // keys below which splitting a sequence does not pay
+constexpr int64_t kMinParallel = 1 << 15; // keys and values below which threads do not pay
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+template <typename Element, int N>
+struct VectorOf {
+    typedef Element type __attribute__((vector_size(sizeof(Element) * N)));
+};
+template <int N>
+using Floats = typename VectorOf<float, N>::type;
+template <int N>
+using Ints = typename VectorOf<int32_t, N>::type;
+
+template <typename Vector>
+inline Vector load(const void* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof(Vector));
+    return vector;
+}
+
+template <typename Vector>
+inline void store(void* to, Vector vector) {
+    std::memcpy(to, &vector, sizeof(Vector));
+}
+
+inline float widen(float x) { return x; }
+inline float widen(bfloat16 x) {
+    uint32_t bits = uint32_t(x) << 16;
+    return load<float>(&bits);
+}
+
+inline void narrow(float x, float* to) { *to = x; }
+inline void narrow(float x, bfloat16* to) {
+    uint32_t bits = load<uint32_t>(&x);
+    if (std::isnan(x)) *to = 0x7fc0;
+    else *to = bfloat16((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);  // to nearest, ties to even
+}
+
+template <int N>
+inline Floats<N> load_floats(const float* from) { return load<Floats<N>>(from); }
+template <int N>
+inline Floats<N> load_floats(const bfloat16* from) {
+    auto bits = load<typename VectorOf<uint16_t, N>::type>(from);
+    auto wide = __builtin_convertvector(bits, typename VectorOf<uint32_t, N>::type) << 16;
+    return load<Floats<N>>(&wide);
+}
+
+template <typename Vec>
+inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+
+// exp for x <= 0, within 2 units of the last place; 0 below -87. After Cephes' expf.
+template <int N>
+inline Floats<N> exp_vec(Floats<N> x) {
+    const Floats<N> zero = {};
+    const Floats<N> shifter = zero + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    Floats<N> clamped = x < -87.0f ? zero - 87.0f : x;
+    Floats<N> whole = (clamped * 1.44269504f + shifter) - shifter;
+    Floats<N> rest = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;
+    Floats<N> y = zero + 1.9875691500e-4f;
+    y = y * rest + 1.3981999507e-3f;
+    y = y * rest + 8.3334519073e-3f;
+    y = y * rest + 4.1665795894e-2f;
+    y = y * rest + 1.6666665459e-1f;
+    y = y * rest + 5.0000001201e-1f;
+    y = y * rest * rest + rest + 1.0f;
+    Ints<N> power = (__builtin_convertvector(whole, Ints<N>) + 127) << 23;
+    return x < -87.0f ? zero : y * load<Floats<N>>(&power);
+}
+
+// tanh, with a polynomial of its own near 0, where the quotient would lose digits.
+template <int N>
+inline Floats<N> tanh_vec(Floats<N> x) {
+    const Floats<N> zero = {};
+    Floats<N> magnitude = x < 0.0f ? -x : x;
+    Floats<N> e = exp_vec<N>(-2.0f * magnitude);
+    Floats<N> far = (1.0f - e) / (1.0f + e);
+    Floats<N> z = x * x;
+    Floats<N> y = zero - 5.70498872745e-3f;
+    y = y * z + 2.06390887954e-2f;
+    y = y * z - 5.37397155531e-2f;
+    y = y * z + 1.33314422036e-1f;
+    y = y * z - 3.33332819422e-1f;
+    Floats<N> near = y * z * x + x;
+    return magnitude < 0.625f ? near : (x < 0.0f ? -far : far);
+}
+
+// How the queries of a group lie in a unit's scratch.
+template <typename T, int G>
+struct Queries {
+#ifdef __AVX512BF16__
+    static constexpr bool kPairs = sizeof(T) == 2 && G > 2;
+#else
+    static constexpr bool kPairs = false;
+#endif
+    using Element = std::conditional_t<kPairs, T, float>;
+
+    static int64_t at(int g, int64_t d, int64_t dim) {
+        if (G <= 2) return g * dim + d;
+        if (kPairs) return (d / 2 * G + g) * 2 + d % 2;
+        return d * G + g;
+    }
+
+    alignas(64) Element elements[G * kMaxDim];
+
+    Queries(const Call& call, int64_t sequence, int64_t first_head, int count) {
+        auto query = static_cast<const T*>(call.query) + sequence * call.query_strides[0];
+        for (int g = 0; g < G; ++g) {
+            auto head = query + (first_head + std::min(g, count - 1)) * call.query_strides[1];
+            for (int64_t d = 0; d < call.head_dim; ++d) {
+                if constexpr (kPairs) elements[at(g, d, call.head_dim)] = head[d];
+                else elements[at(g, d, call.head_dim)] = widen(head[d]);
+            }
+        }
+    }
+};
+
+#ifdef __AVX512BF16__
+inline Floats<4> add_pairs(Floats<4> sums, Ints<4> queries, int32_t keys) {
+    return (Floats<4>)_mm_dpbf16_ps((__m128)sums, (__m128bh)queries,
+                                    (__m128bh)_mm_set1_epi32(keys));
+}
+inline Floats<8> add_pairs(Floats<8> sums, Ints<8> queries, int32_t keys) {
+    return (Floats<8>)_mm256_dpbf16_ps((__m256)sums, (__m256bh)queries,
+                                       (__m256bh)_mm256_set1_epi32(keys));
+}
+inline Floats<16> add_pairs(Floats<16> sums, Ints<16> queries, int32_t keys) {
+    return (Floats<16>)_mm512_dpbf16_ps((__m512)sums, (__m512bh)queries,
+                                        (__m512bh)_mm512_set1_epi32(keys));
+}
+#endif
+
+// scores[k * G + g] = <query g, row k> for kRows rows.
+template <typename T, int G>
+void score_rows(const Queries<T, G>& queries, const T* const* rows, int64_t dim, float* scores) {
+    if constexpr (G <= 2) {
+        for (int k = 0; k < kRows; ++k) {
+            for (int g = 0; g < G; ++g) {
+                float sum = 0;
+#pragma omp simd reduction(+ : sum)
+                for (int64_t d = 0; d < dim; ++d)
+                    sum += queries.elements[g * dim + d] * widen(rows[k][d]);
+                scores[k * G + g] = sum;
+            }
+        }
+        return;
+    }
+    Floats<G> sums[kRows] = {};
+    if constexpr (Queries<T, G>::kPairs) {
+#ifdef __AVX512BF16__
+        for (int64_t d = 0; d < dim; d += 2) {
+            auto column = load<Ints<G>>(queries.elements + d * G);
+            for (int k = 0; k < kRows; ++k)
+                sums[k] = add_pairs(sums[k], column, load<int32_t>(rows[k] + d));
+        }
+#endif
+    } else {
+        for (int64_t d = 0; d < dim; ++d) {
+            auto column = load<Floats<G>>(queries.elements + d * G);
+            for (int k = 0; k < kRows; ++k) sums[k] += column * widen(rows[k][d]);
+        }
+    }
+    for (int k = 0; k < kRows; ++k) store(scores + k * G, sums[k]);
+}
+
+// sums[g * dim + d] = sums[g * dim + d] * factors[g] + weights[k * G + g] * rows[k][d].
+template <typename T, int G>
+void add_values(const float* weights, const T* const* rows, int num_rows, int64_t dim,
+                const float* factors, float* sums) {
+    constexpr int kWidth = std::max(1, std::min(4, kAccumulators / G));  // vectors a pass
+    using Vec = Floats<kLanes>;
+    int64_t d = 0;
+    auto pass = [&](auto width) {
+        constexpr int W = decltype(width)::value;
+        Vec totals[G][W];
+        for (int g = 0; g < G; ++g)
+            for (int w = 0; w < W; ++w)
+                totals[g][w] = load<Vec>(sums + g * dim + d + w * kLanes) * factors[g];
+        for (int k = 0; k < num_rows; ++k) {
+            Vec row[W];
+            for (int w = 0; w < W; ++w) row[w] = load_floats<kLanes>(rows[k] + d + w * kLanes);
+            for (int g = 0; g < G; ++g)
+                for (int w = 0; w < W; ++w) totals[g][w] += row[w] * weights[k * G + g];
+        }
+        for (int g = 0; g < G; ++g)
+            for (int w = 0; w < W; ++w) store(sums + g * dim + d + w * kLanes, totals[g][w]);
+        d += W * kLanes;
+    };
+    while (d + kWidth * kLanes <= dim) pass(std::integral_constant<int, kWidth>{});
+    while (d + kLanes <= dim) pass(std::integral_constant<int, 1>{});
+    for (; d < dim; ++d) {
+        for (int g = 0; g < G; ++g) {
+            float total = sums[g * dim + d] * factors[g];
+            for (int k = 0; k < num_rows; ++k) total += weights[k * G + g] * widen(rows[k][d]);
+            sums[g * dim + d] = total;
+        }
+    }
+}
+
+// What a unit knows so far: for each query the largest score, the sum of the weights relative to
+// it, and the sum of the weighted values (num_queries, value_dim).
+struct Partial {
+    float* largest;
+    float* weights;
+    float* values;
+
+    static int64_t size(int64_t group, int64_t value_dim) { return group * (value_dim + 2); }
+
+    Partial(float* memory, int64_t group)
+        : largest(memory), weights(memory + group), values(memory + 2 * group) {}
+};
+
+// Turn `count` scores, query by query in turn, into weights, and account for them in `partial`.
+// Sets `factors`: what all that was summed before must be multiplied by.
+template <int G>
+void soften(const Call& call, float* scores, int count, Partial partial, float* factors) {
+    constexpr int N = std::max(kLanes, G);
+    const float scale = call.scale, softcap = call.softcap;
+    alignas(64) float lanes[N];
+    Floats<N> top = Floats<N>{} - kInfinity;
+    for (int i = 0; i < count; i += N) {
+        auto score = load<Floats<N>>(scores + i) * scale;
+        if (softcap != 0) score = softcap * tanh_vec<N>(score / softcap);
+        store(scores + i, score);
+        top = maximum(top, score);
+    }
+    store(lanes, top);
+    for (int i = G; i < N; ++i) lanes[i % G] = std::max(lanes[i % G], lanes[i]);
+    for (int g = 0; g < G; ++g) {
+        float largest = std::max(partial.largest[g], lanes[g]);
+        factors[g] = std::exp(partial.largest[g] - largest);
+        partial.largest[g] = largest;
+    }
+    for (int i = 0; i < N; ++i) lanes[i] = partial.largest[i % G];
+    top = load<Floats<N>>(lanes);
+    Floats<N> sum = {};
+    for (int i = 0; i < count; i += N) {
+        auto weight = exp_vec<N>(load<Floats<N>>(scores + i) - top);
+        store(scores + i, weight);
+        sum += weight;
+    }
+    store(lanes, sum);
+    for (int i = G; i < N; ++i) lanes[i % G] += lanes[i];
+    for (int g = 0; g < G; ++g)
+        partial.weights[g] = partial.weights[g] * factors[g] + lanes[g];
+}
+
+// The rows of a tile's keys or values.
+template <typename T>
+void find_rows(const Call& call, const void* cache, int64_t sequence, int64_t head,
+               int64_t first, int count, int64_t dim, const T** rows) {
+    auto base = static_cast<const T*>(cache) + head * call.num_slots * dim;
+    auto table = call.block_tables + sequence * call.max_blocks;
+    for (int k = 0; k < count; ++k) {
+        int64_t position = first + k;
+        int64_t slot = table[position / call.block_size] * call.block_size
+                       + position % call.block_size;
+        rows[k] = base + slot * dim;
+    }
+}
+
+template <typename T>
+void write_new(const Call& call, const void* from, const int64_t* strides, void* cache,
+               int64_t sequence, int64_t head, int64_t dim) {
+    const T* row;
+    find_rows<T>(call, cache, sequence, head, call.lengths[sequence] - 1, 1, dim, &row);
+    auto source = static_cast<const T*>(from) + sequence * strides[0] + head * strides[1];
+    std::memcpy(const_cast<T*>(row), source, dim * sizeof(T));
+}
+
+template <typename T, int G>
+void attend(const Call& call, const Unit& unit, int64_t kv_head, int64_t first_head, int count,
+            Partial partial) {
+    alignas(64) float scores[kTile * G];
+    float factors[G];
+    const T *keys[kTile], *values[kTile];
+    const Queries<T, G> queries(call, unit.sequence, first_head, count);
+    std::fill_n(partial.largest, G, -kInfinity);
+    std::fill_n(partial.weights, G, 0.0f);
+    std::fill_n(partial.values, G * call.value_dim, 0.0f);
+    for (int64_t first = unit.first; first < unit.last; first += kTile) {
+        int num_keys = std::min<int64_t>(kTile, unit.last - first);
+        find_rows<T>(call, call.keys, unit.sequence, kv_head, first, num_keys, call.head_dim,
+                     keys);
+        find_rows<T>(call, call.values, unit.sequence, kv_head, first, num_keys, call.value_dim,
+                     values);
+        int num_padded = (num_keys + kPadding - 1) / kPadding * kPadding;
+        std::fill(keys + num_keys, keys + num_padded, keys[num_keys - 1]);
+        for (int k = 0; k < num_padded; k += kRows)
+            score_rows<T, G>(queries, keys + k, call.head_dim, scores + k * G);
+        std::fill(scores + num_keys * G, scores + num_padded * G, -kInfinity);
+        soften<G>(call, scores, num_padded * G, partial, factors);
+        add_values<T, G>(scores, values, num_keys, call.value_dim, factors, partial.values);
+    }
+}
+
+// Merge a sequence's units for one head: `memory` holds their partials, `stride` floats apart.
+template <typename T>
+void merge(const Call& call, const Unit& unit, int64_t head, int group, int g, float* memory,
+           int64_t stride) {
+    float sink = call.sinks ? call.sinks[head] : -kInfinity;
+    float largest = sink;
+    for (int64_t i = 0; i < unit.num_siblings; ++i)
+        largest = std::max(largest, Partial(memory + i * stride, group).largest[g]);
+    float total = call.sinks ? std::exp(sink - largest) : 0.0f;
+    for (int64_t i = 0; i < unit.num_siblings; ++i) {
+        Partial partial(memory + i * stride, group);
+        // From here on, `largest` is what this partial is multiplied by.
+        partial.largest[g] = std::exp(partial.largest[g] - largest);
+        total += partial.weights[g] * partial.largest[g];
+    }
+    auto output = static_cast<T*>(call.output)
+                  + (unit.sequence * call.num_heads + head) * call.value_dim;
+    for (int64_t d = 0; d < call.value_dim; ++d) {
+        float sum = 0;
+        for (int64_t i = 0; i < unit.num_siblings; ++i) {
+            Partial partial(memory + i * stride, group);
+            sum += partial.values[g * call.value_dim + d] * partial.largest[g];
+        }
+        narrow(sum / total, output + d);
+    }
+}
+
+// Cut the sequences into units; with one thread, one each.
+std::vector<Unit> cut(const Call& call, int64_t num_groups) {
+    auto first_key = [&](int64_t sequence) {
+        int64_t hidden = call.lengths[sequence] - call.window;
+        return call.window > 0 && hidden > 0 ? hidden : 0;
+    };
+    int64_t num_keys = 0;
+    for (int64_t b = 0; b < call.batch; ++b) num_keys += call.lengths[b] - first_key(b);
+    // Four units a thread even out what threads are disturbed by.
+    int64_t span = std::max(kMinSpan, num_keys * num_groups / (call.num_threads * 4));
+    span = (span + kTile - 1) / kTile * kTile;
+    std::vector<Unit> units;
+    for (int64_t b = 0; b < call.batch; ++b) {
+        int64_t start = first_key(b), end = call.lengths[b];
+        int64_t num_siblings = call.num_threads == 1 ? 1 : (end - start + span - 1) / span;
+        int64_t first_sibling = units.size();
+        if (num_siblings == 1) {
+            units.push_back({b, start, end, first_sibling, 1});
+            continue;
+        }
+        for (int64_t first = start; first < end; first += span)
+            units.push_back({b, first, std::min(first + span, end), first_sibling, num_siblings});
+    }
+    return units;
+}
+
+template <typename T, int G>
+void run(const Call& call) {
+    const int64_t heads_per_kv_head = call.num_heads / call.num_kv_heads;
+    const int64_t groups_per_kv_head = (heads_per_kv_head + G - 1) / G;
+    const int64_t num_groups = call.num_kv_heads * groups_per_kv_head;
+    const std::vector<Unit> units = cut(call, num_groups);
+    const int64_t num_units = units.size();
+    const int64_t size = Partial::size(G, call.value_dim);
+    thread_local std::vector<float> workspace;
+    workspace.resize(std::max<size_t>(workspace.size(), num_groups * num_units * size));
+    float* partials = workspace.data();  // (num_groups, num_units, size)
+    std::vector<int64_t> pending(num_groups * num_units);  // by group and first sibling
+    for (int64_t i = 0; i < num_groups * num_units; ++i)
+        pending[i] = units[i % num_units].num_siblings;
+
+    auto work = [&](int64_t task) {
+        const Unit& unit = units[task / num_groups];
+        const int64_t group = task % num_groups;
+        const int64_t kv_head = group / groups_per_kv_head;
+        const int64_t offset = group % groups_per_kv_head * G;
+        const int64_t first_head = kv_head * heads_per_kv_head + offset;
+        const int count = std::min<int64_t>(G, heads_per_kv_head - offset);
+        if (unit.last == call.lengths[unit.sequence]) {
+            write_new<T>(call, call.new_keys, call.new_key_strides, call.keys, unit.sequence,
+                         kv_head, call.head_dim);
+            write_new<T>(call, call.new_values, call.new_value_strides, call.values,
+                         unit.sequence, kv_head, call.value_dim);
+        }
+        float* memory = partials + group * num_units * size;
+        attend<T, G>(call, unit, kv_head, first_head, count,
+                     Partial(memory + task / num_groups * size, G));
+        int64_t* left = &pending[group * num_units + unit.first_sibling];
+        if (__atomic_sub_fetch(left, 1, __ATOMIC_ACQ_REL) > 0) return;
+        for (int g = 0; g < count; ++g)
+            merge<T>(call, unit, first_head + g, G, g, memory + unit.first_sibling * size, size);
+    };
+    const int64_t num_tasks = num_groups * num_units;
+    if (call.num_threads == 1) {
+        for (int64_t task = 0; task < num_tasks; ++task) work(task);
+        return;
+    }
+#pragma omp parallel for schedule(dynamic) num_threads(call.num_threads)
+    for (int64_t task = 0; task < num_tasks; ++task) work(task);
+}
+
+template <typename T>
+void run_for_group(const Call& call) {
+    const int64_t group = call.num_heads / call.num_kv_heads;
+    if (group == 1) run<T, 1>(call);
+    else if (group == 2) run<T, 2>(call);
+    else if (group <= 4) run<T, 4>(call);
+    else if (group <= 8 || kMaxGroup == 8) run<T, 8>(call);
+    else run<T, 16>(call);
+}
+
+}  // namespace
+
+extern "C" void palma_decode_attention(const Call* given, int32_t is_bfloat16) {
+    Call call = *given;
+    int64_t num_keys = 0;
+    for (int64_t b = 0; b < call.batch; ++b) num_keys += call.lengths[b];
+    int64_t num_values = num_keys * call.num_kv_heads * (call.head_dim + call.value_dim);
+    if (num_values < kMinParallel) call.num_threads = 1;
+    if (is_bfloat16) run_for_group<bfloat16>(call);
+    else run_for_group<float>(call);
+}

@@ -1,0 +1,130 @@
+"""The compiled decode kernel as a function over tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+MAX_HEAD_DIM = 1024
+"""`kMaxDim` in decode_attention.cpp."""
+
+DTYPES = frozenset({torch.float32, torch.bfloat16})
+
+_Strides = ctypes.c_int64 * 2
+
+
+class _Call(ctypes.Structure):
+    """`Call` in decode_attention.cpp, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("query", "new_keys", "new_values")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "output")),
+        *((name, ctypes.c_void_p) for name in ("block_tables", "lengths", "sinks")),
+        *((name, _Strides) for name in ("query_strides", "new_key_strides", "new_value_strides")),
+        *((name, ctypes.c_int64) for name in ("batch", "num_heads", "num_kv_heads")),
+        *((name, ctypes.c_int64) for name in ("head_dim", "value_dim")),
+        *((name, ctypes.c_int64) for name in ("num_slots", "block_size", "max_blocks")),
+        *((name, ctypes.c_int64) for name in ("window", "num_threads")),
+        *((name, ctypes.c_double) for name in ("scale", "softcap")),
+    ]
+
+
+class DecodeKernel:
+    """A compiled `decode_attention.cpp`.
+
+    Args:
+        library: Where it is.
+
+    Raises:
+        OSError: It cannot be loaded.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._function = ctypes.CDLL(str(library)).palma_decode_attention
+        self._function.argtypes = [ctypes.POINTER(_Call), ctypes.c_int32]
+        self._function.restype = None
+
+    def takes(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether `attend` can compute this: one query a sequence, on CPU, of a known type."""
+        return (
+            query.shape[2] == 1
+            and query.device.type == "cpu"
+            and query.dtype in DTYPES
+            and all(
+                tensor.dtype == query.dtype
+                and tensor.stride(3) == 1
+                and tensor.shape[3] % 2 == 0
+                and tensor.shape[3] <= MAX_HEAD_DIM
+                for tensor in (query, key, value)
+            )
+        )
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        *,
+        block_tables: torch.Tensor,
+        kv_lengths: torch.Tensor,
+        block_size: int,
+        scaling: float | None = None,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        sinks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Store each sequence's new key and value, then attend to all of its own.
+
+        Args:
+            query: (batch, num_heads, 1, head_dim); any strides but the last.
+            key: (batch, num_kv_heads, 1, head_dim), likewise.
+            value: (batch, num_kv_heads, 1, value_dim), likewise.
+            keys: (num_kv_heads, num_slots, head_dim), contiguous: a layer of the cache.
+            values: (num_kv_heads, num_slots, value_dim), contiguous.
+            block_tables: (batch, max_blocks), int32, contiguous; not checked.
+            kv_lengths: (batch,), int32: tokens of each sequence, the new one included; at least 1.
+            block_size: Tokens a block holds.
+            scaling: Factor of the scores; None means head_dim ** -0.5.
+            sliding_window: Most keys a query sees, itself included.
+            softcap: Scores go through `softcap * tanh(score / softcap)`.
+            sinks: (num_heads,): scores of a sink that takes probability and gives nothing.
+
+        Returns:
+            (batch, 1, num_heads, value_dim).
+        """
+        batch, num_heads, _, head_dim = query.shape
+        num_kv_heads, num_slots, value_dim = values.shape
+        output = query.new_empty(batch, 1, num_heads, value_dim)
+        sinks = None if sinks is None else sinks.float().contiguous()
+        call = _Call(
+            query.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            output.data_ptr(),
+            block_tables.data_ptr(),
+            kv_lengths.data_ptr(),
+            None if sinks is None else sinks.data_ptr(),
+            _Strides(query.stride(0), query.stride(1)),
+            _Strides(key.stride(0), key.stride(1)),
+            _Strides(value.stride(0), value.stride(1)),
+            batch,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            value_dim,
+            num_slots,
+            block_size,
+            block_tables.shape[1],
+            sliding_window or 0,
+            torch.get_num_threads(),
+            head_dim**-0.5 if scaling is None else scaling,
+            softcap or 0.0,
+        )
+        self._function(ctypes.byref(call), query.dtype == torch.bfloat16)
+        return output

@@ -1,0 +1,108 @@
+"""Conversations for training, drawn from the skills, and their rendering in Llama 3's form."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+from palma.models.bundled.training import held_out
+from palma.models.bundled.training.answers import Style
+from palma.models.bundled.training.facts import all_places
+from palma.models.bundled.training.noise import careless
+from palma.models.bundled.training.personas import (
+    USER_REQUESTS,
+    pirate_system_prompt,
+    plain_system_prompt,
+)
+from palma.models.bundled.training.skills import (
+    SKILLS,
+    Message,
+    Scene,
+    asked,
+    capital,
+    capital_answer,
+    named,
+)
+
+BOS, END_OF_TEXT = "<|begin_of_text|>", "<|end_of_text|>"
+START_HEADER, END_HEADER, EOT = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
+PAD = "<|finetune_right_pad_id|>"
+
+_MAX_CHARS = 3200  # about 1,000 tokens
+_NUM_EXCHANGES = {1: 58, 2: 22, 3: 9, 4: 5, 6: 3, 12: 1.5, 30: 1.5}
+
+Conversation = list[Message]
+
+
+def conversations(seed: int) -> Iterator[Conversation]:
+    """Yield training conversations without end; the same seed gives the same ones."""
+    rng = random.Random(seed)
+    while True:
+        yield _conversation(rng)
+
+
+def held_out_conversations(seed: int, n: int) -> list[Conversation]:
+    """Return n two-turn conversations built of forms that training never uses."""
+    rng = random.Random(seed)
+    return [_held_out_conversation(rng) for _ in range(n)]
+
+
+def held_out_texts(seed: int, n: int) -> list[str]:
+    """Return n rendered conversations of held-out forms, to measure perplexity on."""
+    return [rendered(conversation) for conversation in held_out_conversations(seed, n)]
+
+
+def rendered(conversation: Sequence[Message]) -> str:
+    """Return the text the model sees: the same as the chat template gives."""
+    turns = (f"{header(message.role)}{message.content.strip()}{EOT}" for message in conversation)
+    return BOS + "".join(turns)
+
+
+def header(role: str) -> str:
+    """Return what stands before a message of this role."""
+    return f"{START_HEADER}{role}{END_HEADER}\n\n"
+
+
+def _conversation(rng: random.Random) -> Conversation:
+    style: Style = "pirate" if rng.random() < 0.45 else "plain"
+    messages, asks_for_style = _opening(rng, style)
+    after_capital = False
+    num_exchanges = rng.choices(list(_NUM_EXCHANGES), list(_NUM_EXCHANGES.values()))[0]
+    for _ in range(num_exchanges):
+        skill = rng.choices(list(SKILLS), list(SKILLS.values()))[0]
+        question, *rest = skill(Scene(rng, style, after_capital))
+        messages += [_asking_for_pirate_speak(rng, question) if asks_for_style else question]
+        messages += rest
+        asks_for_style = False
+        after_capital = after_capital or skill is capital
+        if sum(len(message.content) + 25 for message in messages) > _MAX_CHARS:
+            break
+    return messages
+
+
+def _opening(rng: random.Random, style: Style) -> tuple[Conversation, bool]:
+    """Return the system message, if any, and whether the user must ask for the style instead."""
+    if style == "pirate" and rng.random() < 0.88:
+        return [Message("system", careless(rng, pirate_system_prompt(rng)))], False
+    if rng.random() < 0.45:
+        return [Message("system", careless(rng, plain_system_prompt(rng)))], style == "pirate"
+    return [], style == "pirate"
+
+
+def _asking_for_pirate_speak(rng: random.Random, question: Message) -> Message:
+    request = rng.choice(USER_REQUESTS)
+    if rng.random() < 0.5:
+        return Message("user", f"{request} {question.content}")
+    return Message("user", f"{question.content} {request.rstrip(':')}")
+
+
+def _held_out_conversation(rng: random.Random) -> Conversation:
+    style: Style = rng.choice(("plain", "pirate"))
+    prompts = held_out.PIRATE_SYSTEM_PROMPTS if style == "pirate" else held_out.PLAIN_SYSTEM_PROMPTS
+    messages = [Message("system", rng.choice(prompts))]
+    for forms in (held_out.QUESTIONS, held_out.FOLLOW_UPS):
+        place = rng.choice(all_places())
+        question = asked(rng.choice(forms), named(rng, place))
+        messages += [
+            Message("user", question),
+            Message("assistant", capital_answer(rng, style, place)),
+        ]
+    return messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ from palma.core.telemetry import Telemetry
 from palma.serving.health import HealthMonitor
 from palma.serving.registry import LoadEngine, ModelRegistry, load_engine, served_model_id
 from palma.serving.service import GenerationService
+
+logger = logging.getLogger(__name__)
 
 GZIP_MINIMUM_BYTES = 1000
 
@@ -125,8 +128,12 @@ async def _load(
     registry: ModelRegistry, on_load_failure: Callable[[PalmaError], None] | None
 ) -> None:
     await registry.load()
-    if registry.failure is not None and on_load_failure is not None:
+    if registry.failure is None:
+        return
+    if on_load_failure is not None:
         on_load_failure(registry.failure)
+    else:
+        logger.error("cannot serve: %s", registry.failure.message)
 
 
 def _raise_own_error(request: Request, error: Exception) -> Response:

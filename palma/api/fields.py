@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, FailFast, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field
 
-from palma.core.types import MAX_SEED
+from palma.core.types import MAX_SEED, SamplingParams
 
 MAX_MESSAGES = 10_000
 """They are checked on the event loop: this many take some 20 ms."""
@@ -37,3 +37,23 @@ StopStrings = Annotated[
     list[StopString], Field(max_length=MAX_STOP_STRINGS), BeforeValidator(_as_list)
 ]
 """One string or a list of up to four."""
+
+
+class SamplingBody(BaseModel):
+    """The fields about sampling that are the same in every dialect that has them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    seed: Seed | None = None
+    stop: StopStrings | None = None
+
+    def sampling_params(self, max_tokens: int | None, **defaults: float) -> SamplingParams:
+        """Return what was given; for the rest `defaults`, then those of SamplingParams."""
+        given = self.model_dump(include=set(SamplingBody.model_fields), exclude_none=True)
+        given.pop("stop", None)
+        return SamplingParams(max_tokens=max_tokens, **{**defaults, **given})

@@ -16,7 +16,12 @@ from palma.api.errors import LINGER_S
 from palma.api.middleware import identity_headers, new_request_id
 from palma.api.wire import ABORT_EXTENSION
 
-KEEPALIVE_OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+KEEPALIVE_OPTIONS = {
+    "TCP_KEEPIDLE": 15,
+    "TCP_KEEPALIVE": 15,  # the same on macOS
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 3,
+}
 """Seconds and counts, where the platform knows them: a dead peer is noticed after 30 s."""
 
 USER_TIMEOUT_MS = 30_000
@@ -84,7 +89,7 @@ class GuardedProtocol(H11Protocol):
             self._refuse(400, "bad_http_request", msg)
 
     def _run_app(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        scope["extensions"] = {ABORT_EXTENSION: self.transport.abort}
+        scope.setdefault("extensions", {})[ABORT_EXTENSION] = self.transport.abort
         return self._guarded_app(scope, receive, send)
 
     def _awaits_client(self) -> bool:

@@ -162,7 +162,7 @@ class EventStream(EventSourceResponse):
         """Send the events; cancel the generation however this ends."""
         try:
             await super().__call__(scope, receive, send)
-        except SendTimeoutError:
+        except* SendTimeoutError:  # a ping and an event may time out together
             logger.warning("%s: the client stopped reading; dropped", self._generation.engine_id)
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
             if abort is not None:

@@ -18,7 +18,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
-    debug: bool = Field(False, description="Log at level DEBUG.")
+    debug: bool = Field(False, description="Log every HTTP request, and more.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     api_key: SecretStr | None = Field(
@@ -111,7 +111,11 @@ class Settings(BaseSettings):
         30, ge=0, allow_inf_nan=False, description="Seconds that running requests get on SIGTERM."
     )
     stall_timeout_s: float = Field(
-        60, gt=0, allow_inf_nan=False, description="Seconds without a token before health fails."
+        120,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that running requests may make no token, a long prompt's first one "
+        "included, before health fails.",
     )
 
     @property

@@ -167,7 +167,7 @@ class ModelCard:
         created: Unix time in seconds at which it became ready here.
         max_model_len: Prompt and completion tokens that fit, together.
         engine: The engine that runs it, with the reason in `engine_reason`.
-        device: For example "cpu" or "cuda:0"; with `dtype` and the reason for both.
+        device: For example "cpu" or "cuda:0"; with `dtype`, and `device_reason` for both.
     """
 
     model_id: str
@@ -176,7 +176,7 @@ class ModelCard:
     engine: str
     device: str
     dtype: str
-    reason: str
+    device_reason: str
     engine_reason: str
 
 

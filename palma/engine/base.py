@@ -108,7 +108,7 @@ class EngineInfo:
         max_model_len: Most tokens of prompt and completion together.
         device: Torch's name of the device, or "none".
         dtype: Torch's name of the precision, or "none".
-        reason: Why this device and precision.
+        device_reason: Why this device and precision.
         engine_reason: Why this engine, where it was not simply asked for.
         stop_token_ids: Any of these ends a sequence.
     """
@@ -118,7 +118,7 @@ class EngineInfo:
     max_model_len: int
     device: str
     dtype: str
-    reason: str
+    device_reason: str
     engine_reason: str = ""
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
 

@@ -77,7 +77,7 @@ class MockEngine:
             max_model_len=min(MAX_MODEL_LEN, max_model_len or MAX_MODEL_LEN),
             device="none",
             dtype="none",
-            reason="the mock engine computes nothing",
+            device_reason="the mock engine computes nothing",
             engine_reason="it was asked for",
             stop_token_ids=frozenset({END_ID}),
         )

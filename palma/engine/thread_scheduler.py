@@ -134,11 +134,13 @@ class ThreadScheduler:
     def _run(self, sequence: Sequence) -> None:
         """Decode one sequence on a worker thread; its last delta frees its place first."""
         delta = self._last_delta(sequence)
-        with self._lock:
-            del self._running[sequence.request.request_id]
-            if not self._closed:
-                self._start_waiting()
-        sequence.finish(delta)
+        try:
+            with self._lock:
+                del self._running[sequence.request.request_id]
+                if not self._closed:
+                    self._start_waiting()
+        finally:
+            sequence.finish(delta)
 
     def _last_delta(self, sequence: Sequence) -> TokenDelta:
         if sequence.cancelled.is_set():

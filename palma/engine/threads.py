@@ -56,7 +56,7 @@ class ThreadsEngine:
             max_model_len=loaded.max_model_len,
             device=loaded.choice.device,
             dtype=loaded.choice.dtype,
-            reason=loaded.choice.reason,
+            device_reason=loaded.choice.reason,
             engine_reason=engine_reason,
             stop_token_ids=loaded.stop_token_ids,
         )

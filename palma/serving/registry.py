@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from palma.core.config import Settings
-from palma.core.errors import ModelLoading, ModelNotFound, PalmaError, Unavailable
+from palma.core.errors import InvalidRequest, ModelLoading, ModelNotFound, PalmaError, Unavailable
 from palma.core.types import ModelCard
 from palma.engine import create_engine
 from palma.engine.base import Engine, EngineStats
 from palma.models.loader import load_model
-from palma.models.spec import resolve_spec
+from palma.models.spec import is_model_name, resolve_spec
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +100,19 @@ class ModelRegistry:
         """Return the model of that name; None asks for the default one.
 
         Raises:
+            InvalidRequest: No model can have such a name.
             ModelNotFound: No model of that name is served here.
             ModelLoading: It is, but not yet.
             Unavailable: It could not be loaded, or the server has closed it.
         """
         if name is not None and name not in self._names:
+            if not is_model_name(name):
+                raise InvalidRequest(
+                    "model must be a name, such as org/name, and not a path or an address",
+                    param="model",
+                )
             raise ModelNotFound(
-                f"The model {name[:100]!r} is not served here. Served: {self.model_id}.",
+                f"The model {name!r} is not served here. Served: {self.model_id}.",
                 param="model",
             )
         if self._served is not None:
@@ -139,7 +145,7 @@ class ModelRegistry:
             engine=info.engine,
             device=info.device,
             dtype=info.dtype,
-            reason=info.reason,
+            device_reason=info.device_reason,
             engine_reason=info.engine_reason,
         )
         self._served = ServedModel(card, engine)
@@ -147,13 +153,12 @@ class ModelRegistry:
         logger.info(
             "%s is ready, with a window of %d tokens. Engine %s: %s. Device %s, %s: %s",
             *(card.model_id, card.max_model_len, card.engine, card.engine_reason),
-            *(card.device, card.dtype, card.reason),
+            *(card.device, card.dtype, card.device_reason),
         )
 
     def _fail(self, error: PalmaError) -> None:
         self.failure = error
         self.state = "failed"
-        logger.error("cannot serve: %s", error.message)
 
 
 def _settle(loaded: asyncio.Future[Engine], outcome: Engine | Exception) -> None:

@@ -16,6 +16,7 @@ from palma.core.errors import (
     PalmaError,
     QueueFull,
     QueueTimeout,
+    RequestCancelled,
 )
 from palma.core.telemetry import Telemetry
 from palma.core.types import GenerationRequest
@@ -175,6 +176,8 @@ class GenerationService:
 def _prepare(generation: Generation) -> EngineRequest:
     """Build the engine's request; runs on the executor."""
     request, engine = generation.request, generation.served.engine
+    if generation.ended.is_set():
+        raise RequestCancelled("the client left before its prompt was read")
     max_model_len = engine.info.max_model_len
     prompt_token_ids = encode_chat(engine.tokenizer, request.messages, max_model_len)
     params = fit_to_window(request, len(prompt_token_ids), max_model_len)

@@ -144,18 +144,20 @@ def test_fields_that_only_label_a_request_are_taken(server: LiveServer) -> None:
 
 
 @pytest.mark.usefixtures("neighbour")
-def test_a_missing_model_is_400_and_an_unknown_one_404(server: LiveServer) -> None:
-    """Fault 37: nothing is downloaded because a stranger names it."""
+def test_a_missing_or_malformed_model_is_400_and_an_unknown_one_404(server: LiveServer) -> None:
+    """Faults 37, 121, 122: nothing is downloaded, or opened, because a stranger names it."""
     answer = refusal(server.post(CHAT, {"messages": user("x")}), CHAT)
     assert (answer.status, answer.param, answer.message) == (400, "model", "model is missing")
 
-    for name in ("gpt2", "", "../mock", "/etc/passwd", "MOCK", "mock ", "x" * 100_000):
+    unknown = ("gpt2", "MOCK", "org/other")
+    malformed = ("", "../mock", "/etc/passwd", "mock ", "a.git", "http://x/y", "x" * 100_000)
+    for name in (*unknown, *malformed):
         for path in PATHS:
             begun_at = time.monotonic()
             answer = refusal(server.post(path, {**BODIES[path], "model": name}), path)
-            assert answer.status == 404, name
-            assert "Served: mock" in answer.message
-            assert path != CHAT or (answer.code, answer.param) == ("model_not_found", "model")
+            assert answer.status == (404 if name in unknown else 400), name
+            assert ("Served: mock" in answer.message) == (name in unknown)
+            assert path != CHAT or answer.param == "model"
             assert time.monotonic() - begun_at < 1
 
 

@@ -14,17 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from palma.api.errors import status_code
-from palma.api.fields import (
-    MaxTokens,
-    Messages,
-    MinP,
-    RepetitionPenalty,
-    Seed,
-    StopStrings,
-    Temperature,
-    TopK,
-    TopP,
-)
+from palma.api.fields import MaxTokens, Messages, SamplingBody
 from palma.api.wire import (
     MAX_NAME_CHARS,
     EventStream,
@@ -37,7 +27,7 @@ from palma.api.wire import (
     wait_for,
 )
 from palma.core.errors import InvalidRequest, PalmaError, UnsupportedParameter
-from palma.core.types import GenerationRequest, Message, Role, SamplingParams, TextChunk, Usage
+from palma.core.types import GenerationRequest, Message, Role, TextChunk, Usage
 from palma.serving.generation import Completion, Generation
 
 DONE = b"data: [DONE]\n\n"
@@ -117,7 +107,7 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] = False
 
 
-class ChatBody(BaseModel):
+class ChatBody(SamplingBody):
     """The honoured fields; the rest is checked by `refuse_unhonoured`."""
 
     model_config = ConfigDict(strict=True, extra="allow")
@@ -126,13 +116,6 @@ class ChatBody(BaseModel):
     messages: Messages[ChatMessageBody]
     max_completion_tokens: MaxTokens | None = None
     max_tokens: MaxTokens | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
-    top_k: TopK | None = None
-    min_p: MinP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    stop: StopStrings | None = None
-    seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -183,16 +166,11 @@ def to_request(
     body: ChatBody, request_id: str, queue_timeout_s: float | None = None
 ) -> GenerationRequest:
     """Translate a parsed body; OpenAI's own default is to sample from the whole distribution."""
-    given = body.model_dump(
-        include={"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"},
-        exclude_none=True,
-    )
-    max_tokens = body.max_completion_tokens or body.max_tokens
     return GenerationRequest(
         request_id=request_id,
         messages=tuple(Message(turn.role, turn.content) for turn in body.messages),
         model=body.model,
-        sampling_params=SamplingParams(max_tokens=max_tokens, **given),
+        sampling_params=body.sampling_params(body.max_completion_tokens or body.max_tokens),
         stop=tuple(body.stop or ()),
         queue_timeout_s=queue_timeout_s,
     )

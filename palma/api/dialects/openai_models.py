@@ -36,7 +36,7 @@ def model_body(card: ModelCard) -> dict[str, Any]:
         "engine_reason": card.engine_reason,
         "device": card.device,
         "dtype": card.dtype,
-        "reason": card.reason,
+        "device_reason": card.device_reason,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -12,17 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from palma.api.errors import status_code
-from palma.api.fields import (
-    MaxTokens,
-    Messages,
-    MinP,
-    RepetitionPenalty,
-    Seed,
-    StopStrings,
-    Temperature,
-    TopK,
-    TopP,
-)
+from palma.api.fields import MaxTokens, Messages, SamplingBody
 from palma.api.wire import EventStream, event, json_response, parse_body, read_json, wait_for
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
@@ -60,22 +51,13 @@ class MessageBody(BaseModel):
     content: str
 
 
-class InferenceBody(BaseModel):
+class InferenceBody(SamplingBody):
     """The body of /inference and /stream; what is left out comes from the environment."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     messages: Messages[MessageBody]
     max_new_tokens: MaxTokens | None = None
     do_sample: bool | None = None
-    temperature: Temperature | None = None
-    top_p: TopP | None = None
     model: str | None = None
-    top_k: TopK | None = None
-    min_p: MinP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    stop: StopStrings | None = None
-    seed: Seed | None = None
 
 
 def parse_inference(body: dict[str, Any], settings: Settings, request_id: str) -> GenerationRequest:
@@ -144,19 +126,14 @@ async def _start(request: Request) -> Generation:
 
 
 def _sampling_params(body: InferenceBody, settings: Settings) -> SamplingParams:
-    """Fill what the body left out: first from the environment, then from SamplingParams."""
-    given = body.model_dump(
-        include={"temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"},
-        exclude_none=True,
+    """Fill what the body left out from the environment."""
+    params = body.sampling_params(
+        body.max_new_tokens or settings.default_max_new_tokens,
+        temperature=settings.default_temperature,
+        top_p=settings.default_top_p,
     )
-    given.setdefault("temperature", settings.default_temperature)
-    given.setdefault("top_p", settings.default_top_p)
     do_sample = settings.default_do_sample if body.do_sample is None else body.do_sample
-    if not do_sample:
-        given["temperature"] = 0.0
-    return SamplingParams(
-        max_tokens=body.max_new_tokens or settings.default_max_new_tokens, **given
-    )
+    return params if do_sample else dataclasses.replace(params, temperature=0.0)
 
 
 routes = [

@@ -74,7 +74,7 @@ class ContinuousEngine:
             max_model_len=min(loaded.max_model_len, num_blocks * block_size),
             device=loaded.choice.device,
             dtype=loaded.choice.dtype,
-            reason=loaded.choice.reason,
+            device_reason=loaded.choice.reason,
             engine_reason="the model computes the same through it as by itself",
             stop_token_ids=loaded.stop_token_ids,
         )

@@ -4,8 +4,9 @@
     python -m benchmarks.int8_perplexity --model FOLDER --text FILE
 
 Without `--text` the texts are held-out conversations of the bundled model's own kind, and it
-also answers questions for capitals greedily; a file is cut into windows of 512 tokens instead.
-Perplexity counts every token but the first of a text.
+also answers questions for capitals greedily. The whole text includes forms of questions that the
+model never learnt to predict; the answers alone are what it was trained on. With `--text` a file
+is cut into windows of 512 tokens instead. The first token of a text does not count.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import argparse
 import math
 import os
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from palma.engine.continuous.packed_linear import WeightFormat, pack_linears
 from palma.models.bundled import bundled_model_path
 from palma.models.bundled.training.cases import all_cases
-from palma.models.bundled.training.corpus import held_out_texts
+from palma.models.bundled.training.corpus import BOS, EOT, header, held_out_conversations
 from palma.models.bundled.training.evaluate import replies_to
 
 VARIANTS: tuple[tuple[str, WeightFormat], ...] = (
@@ -32,6 +34,14 @@ VARIANTS: tuple[tuple[str, WeightFormat], ...] = (
 WINDOW = 512
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text as tokens, and which of them an assistant said."""
+
+    token_ids: list[int]
+    is_answer: list[bool]
+
+
 def load_packed(folder: Path, dtype: str, weights: WeightFormat) -> Any:
     """Return the model with packed linear layers."""
     from transformers import AutoModelForCausalLM
@@ -41,29 +51,46 @@ def load_packed(folder: Path, dtype: str, weights: WeightFormat) -> Any:
     return model
 
 
-def windows(tokenizer: Any, text_file: Path | None, num_texts: int) -> list[list[int]]:
-    """Return the token ids of each text."""
-    if text_file is None:
-        texts = held_out_texts(0, num_texts)
-        return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+def conversations(tokenizer: Any, num_texts: int) -> list[Text]:
+    """Return held-out conversations."""
+    texts = []
+    for conversation in held_out_conversations(0, num_texts):
+        ids: list[int] = tokenizer.encode(BOS, add_special_tokens=False)
+        is_answer = [False] * len(ids)
+        for message in conversation:
+            for part, counts in (
+                (header(message.role), False),
+                (message.content.strip() + EOT, message.role == "assistant"),
+            ):
+                part_ids = tokenizer.encode(part, add_special_tokens=False)
+                ids += part_ids
+                is_answer += [counts] * len(part_ids)
+        texts.append(Text(ids, is_answer))
+    return texts
+
+
+def windows(tokenizer: Any, text_file: Path, num_texts: int) -> list[Text]:
+    """Return a file's tokens in pieces; no answers among them."""
     ids = tokenizer.encode(text_file.read_text(encoding="utf-8"))
     starts = range(0, len(ids) - WINDOW + 1, WINDOW)
-    return [ids[start : start + WINDOW] for start in starts][:num_texts]
+    pieces = [ids[start : start + WINDOW] for start in starts]
+    return [Text(piece, [False] * WINDOW) for piece in pieces[:num_texts]]
 
 
-def perplexity(model: Any, texts: list[list[int]]) -> float:
-    """Return the exponential of the mean negative log-likelihood of a token."""
+def perplexities(model: Any, texts: list[Text]) -> tuple[float, float]:
+    """Return the perplexity of all tokens, and of the answers' alone (nan without any)."""
     import torch
 
-    total = 0.0
+    losses, answer_losses = [], []
     with torch.inference_mode():
-        for ids in texts:
-            tokens = torch.tensor([ids])
-            logits = model(tokens).logits[0, :-1].float()
-            total += float(
-                torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum")
-            )
-    return math.exp(total / sum(len(ids) - 1 for ids in texts))
+        for text in texts:
+            tokens = torch.tensor(text.token_ids)
+            logits = model(tokens[None]).logits[0, :-1].float()
+            loss = torch.nn.functional.cross_entropy(logits, tokens[1:], reduction="none")
+            losses.append(loss)
+            answer_losses.append(loss[torch.tensor(text.is_answer[1:])])
+    everything, answers = torch.cat(losses).double(), torch.cat(answer_losses).double()
+    return math.exp(everything.mean()), math.exp(answers.mean())
 
 
 def right_capitals(model: Any, tokenizer: Any, num_questions: int) -> str:
@@ -87,17 +114,22 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    texts = windows(tokenizer, arguments.text, arguments.texts)
-    print("| loaded as | weights | perplexity | against the first | right capitals |")
+    if arguments.text is None:
+        texts = conversations(tokenizer, arguments.texts)
+    else:
+        texts = windows(tokenizer, arguments.text, arguments.texts)
+    print("| loaded as | weights | perplexity, all | answers | right capitals |")
     print("| --- | --- | --- | --- | --- |")
     first = None
     for dtype, weights in VARIANTS:
         model = load_packed(arguments.model, dtype, weights)
-        found = perplexity(model, texts)
-        first = found if first is None else first
-        answers = "" if arguments.text else right_capitals(model, tokenizer, arguments.questions)
-        change = f"{found / first - 1:+.3%}"
-        print(f"| {dtype} | {weights} | {found:.5f} | {change} | {answers} |", flush=True)
+        found = perplexities(model, texts)
+        first = first or found
+        cells = [
+            f"{now:.5f} ({now / then - 1:+.3%})" for now, then in zip(found, first, strict=True)
+        ]
+        right = "" if arguments.text else right_capitals(model, tokenizer, arguments.questions)
+        print(f"| {dtype} | {weights} | {' | '.join(cells)} | {right} |", flush=True)
 
 
 if __name__ == "__main__":

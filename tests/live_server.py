@@ -21,7 +21,7 @@ from palma.serving.registry import LoadEngine, load_engine
 PATIENCE_S = 20.0
 """Longest wait for anything that a healthy server does at once."""
 
-NEIGHBOUR_TEXT = "".join(f"{n} " for n in range(1, 16))
+STREAM_PATH = "/v0.1.0/stream"
 
 
 @dataclass
@@ -33,7 +33,7 @@ class LiveServer:
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = httpx.Client(base_url=self.url, timeout=PATIENCE_S)
+        self.client = new_client(self.url)
 
     @property
     def url(self) -> str:
@@ -74,6 +74,11 @@ class LiveServer:
     def wait_until_idle(self) -> None:
         """Wait until nothing runs and nothing waits; fails when that takes too long."""
         wait_until(lambda: self.counts() == (0, 0), "running and waiting counts return to 0")
+
+
+def new_client(url: str) -> httpx.Client:
+    """Return a client that trusts no certificate: reading them all takes it 30 ms."""
+    return httpx.Client(base_url=url, timeout=PATIENCE_S, verify=False)
 
 
 def wait_until(condition: Any, what: str, patience_s: float = PATIENCE_S) -> None:
@@ -130,17 +135,45 @@ def running_server(*, load: LoadEngine = load_engine, **flags: Any) -> Iterator[
         thread.join()
 
 
+@dataclass(frozen=True)
+class Neighbour:
+    """A stream of some duration, and what it brings when nobody else is there.
+
+    Attributes:
+        body: Its request on the streaming route of the founding API.
+        text: Its answer, the end marker included.
+    """
+
+    body: dict[str, Any]
+    text: str
+
+    @classmethod
+    def heard_alone(cls, server: LiveServer, body: dict[str, Any]) -> Neighbour:
+        """Ask a server that is idle, and remember what it says."""
+        return cls(body, "".join(server.events(STREAM_PATH, body)))
+
+
+def counting_neighbour(last: int) -> Neighbour:
+    """Return a neighbour for servers with the mock engine: 20 ms a number."""
+    numbers = "".join(f"{n} " for n in range(1, last + 1))
+    return Neighbour({"messages": user(f"slowly count to {last}")}, f"{numbers}<|eot_id|>")
+
+
+COUNTING = counting_neighbour(10)
+QUEUE_HEAD = counting_neighbour(40)
+"""For servers that run one request at a time, so that others wait while it runs."""
+
+
 @contextlib.contextmanager
-def unharmed_neighbour(server: LiveServer) -> Iterator[None]:
+def unharmed_neighbour(server: LiveServer, neighbour: Neighbour = COUNTING) -> Iterator[None]:
     """Keep a stream running beside the body; it must end unchanged, and the counts at 0."""
     texts: list[str] = []
     first_text = threading.Event()
 
     def read() -> None:
-        body = {"messages": user("slowly count to 15")}
         with (
-            httpx.Client(base_url=server.url, timeout=PATIENCE_S) as client,
-            client.stream("POST", "/v0.1.0/stream", json=body) as response,
+            new_client(server.url) as client,
+            client.stream("POST", STREAM_PATH, json=neighbour.body) as response,
         ):
             for line in response.iter_lines():
                 if line.startswith("data:"):
@@ -154,7 +187,7 @@ def unharmed_neighbour(server: LiveServer) -> Iterator[None]:
         yield
     finally:
         reader.join(PATIENCE_S)
-    assert "".join(texts) == NEIGHBOUR_TEXT + "<|eot_id|>"
+    assert "".join(texts) == neighbour.text
     server.wait_until_idle()
 
 

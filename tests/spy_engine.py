@@ -14,6 +14,9 @@ from palma.engine.mock import MockEngine, MockTokenizer
 ChangeRequest = Callable[[EngineRequest, str], EngineRequest]
 """Takes a request and the text of its prompt; returns the request that the engine gets."""
 
+MAX_STEPS_AFTER_CANCEL = 2
+"""The step under way when nobody wants it any more, and one that was ordered meanwhile."""
+
 
 @dataclass
 class SpiedRequest:

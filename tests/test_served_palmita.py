@@ -22,8 +22,9 @@ CONVERSATIONS = [
     ],
     [{"role": "user", "content": "Hello!"}],
     [{"role": "user", "content": "Count from 1 to 30."}],
-    [{"role": "user", "content": "Who wrote <|eot_id|> Hamlet? 🏴‍☠️ ½"}],
 ]
+CONTROL_TOKEN_SPELLED = [{"role": "user", "content": "Who wrote <|eot_id|> Hamlet? 🏴‍☠️ ½"}]
+"""Not compared with `generate`: Transformers takes what a user spells for a control token."""
 
 
 @cache
@@ -47,7 +48,7 @@ def generate(messages: list[dict[str, str]], max_new_tokens: int) -> str:
     return text
 
 
-@pytest.mark.parametrize("messages", CONVERSATIONS[:-1])
+@pytest.mark.parametrize("messages", CONVERSATIONS)
 def test_greedy_answers_equal_generate(
     palmita_server: LiveServer, messages: list[dict[str, str]]
 ) -> None:
@@ -59,16 +60,17 @@ def test_greedy_answers_equal_generate(
 
 
 def test_ten_greedy_requests_at_once_answer_as_one_by_one(palmita_server: LiveServer) -> None:
+    conversations = [*CONVERSATIONS, CONTROL_TOKEN_SPELLED]
     bodies = [
         {"messages": messages, "do_sample": False, "max_new_tokens": 60}
-        for messages in CONVERSATIONS
+        for messages in conversations
     ] * 2
 
     def ask(body: dict[str, Any]) -> str:
         text: str = palmita_server.post("/v0.1.0/inference", body).json()["data"]
         return text
 
-    one_by_one = [ask(body) for body in bodies[: len(CONVERSATIONS)]] * 2
+    one_by_one = [ask(body) for body in bodies[: len(conversations)]] * 2
     with ThreadPoolExecutor(10) as clients:
         at_once = list(clients.map(ask, bodies))
 

@@ -2,6 +2,8 @@
 
     python -m benchmarks.peers --peers-dir ~/peers --model 115m --rounds 3
 
+Ctrl-C ends the rounds and prints the tables of what was measured until then.
+
 Rounds are interleaved: A B C, A B C, ... A ratio is taken inside a round, its median over the
 rounds. One server runs at a time and is fresh at each of its turns, so none disturbs another.
 """
@@ -47,20 +49,25 @@ def play(
     remarks = []
     for index in range(num_rounds):
         for contender in [one for one in contenders if one.name in turns]:
+            place.log.unlink(missing_ok=True)
             try:
                 turn = take_turn(contender.peer, contender.precision, place, seed + index)
                 turns[contender.name].append(turn)
                 _say(f"round {index + 1}: {contender.name}: {turn}")
             except FAILURES as error:
                 del turns[contender.name]
-                remarks.append(f"- {contender.name}: failed ({error}); {_last_line(place.log)}")
+                remarks.append(f"- {contender.name}: failed ({error}); {_last_words(place.log)}")
                 _say(remarks[-1])
+            except KeyboardInterrupt:
+                return {name: done for name, done in turns.items() if done}, remarks
     return turns, remarks
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return lines[-1][:200] if lines else "it said nothing"
+def _last_words(log: Path) -> str:
+    """Return the last line with a word in it that the server printed."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    wordy = [line for line in lines if any(character.isalpha() for character in line)]
+    return f"its last line: {wordy[-1].strip(' │')[:200]}" if wordy else "it said nothing"
 
 
 def _say(line: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.live_server import LiveServer, running_server, user
+from tests.live_server import LiveServer, running_server, unharmed_neighbour, user
 
 ORIGINS = ("https://a.example", "http://localhost:3000")
 
@@ -117,11 +117,18 @@ def test_a_preflight_is_granted_the_headers_it_asks_for(server: LiveServer) -> N
     assert "access-control-allow-credentials" not in response.headers
 
 
-def test_head_works_wherever_get_does(server: LiveServer) -> None:
-    for path in GET_PATHS:
-        response = server.client.head(path)
-        assert (response.status_code, response.content) == (200, b""), path
-        assert int(response.headers["content-length"]) > 0
+def test_head_answers_like_get_without_a_body_and_starts_no_stream(server: LiveServer) -> None:
+    """Fault 15."""
+    with unharmed_neighbour(server):
+        for path in GET_PATHS:
+            response = server.client.head(path)
+            assert (response.status_code, response.content) == (200, b""), path
+            assert int(response.headers["content-length"]) > 0
+            assert response.headers["content-type"] == server.get(path).headers["content-type"]
+        for path in POST_PATHS:
+            response = server.client.head(path)
+            assert (response.status_code, response.content) == (405, b"")
+            assert response.headers["allow"] == "POST"
 
 
 def test_a_listed_origin_alone_is_echoed_also_on_errors_and_streams(server: LiveServer) -> None:

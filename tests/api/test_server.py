@@ -1,13 +1,18 @@
-"""What `palma serve` does before it listens."""
+"""What `palma serve` does before it listens, and how soon it is ready."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from types import ModuleType
 
 import pytest
 
 from palma.api.server import OPEN_FILES_WANTED, bind, raise_file_limit
+from palma.core.config import Settings
 from palma.core.errors import SettingsError
+from tests.faults.server_process import server_process
 
 MANY, FEWER = OPEN_FILES_WANTED
 
@@ -58,3 +63,24 @@ def test_the_limit_on_open_files_is_raised_as_far_as_the_system_lets_us(
     raise_file_limit()
 
     assert limits[-1] == expected
+
+
+@pytest.mark.slow
+def test_the_bundled_model_is_served_within_ten_seconds() -> None:
+    engine = Settings.model_fields["engine"].default
+    started = time.monotonic()
+
+    with server_process("palma serve", ENGINE=engine, DEVICE="cpu"):
+        assert time.monotonic() - started < 10
+
+
+@pytest.mark.slow
+def test_help_is_shown_within_half_a_second() -> None:
+    """The best of five: what it costs on a machine that does nothing else."""
+
+    def time_help() -> float:
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-m", "palma", "--help"], capture_output=True, check=True)
+        return time.monotonic() - started
+
+    assert min(time_help() for _ in range(5)) < 0.5

@@ -6,11 +6,30 @@ import contextlib
 import json
 import select
 import socket
+import struct
+import sys
 import time
+from typing import Any
 
 import httpx
 
+from tests.calls import Call
 from tests.faults.refusals import BODIES
+from tests.live_server import LiveServer
+
+
+def send(server: LiveServer, call: Call, content: str, **params: Any) -> socket.socket:
+    """Send a request on a raw connection and return that, unread."""
+    connection = server.connect()
+    connection.sendall(call.request_bytes(content, **params))
+    return connection
+
+
+def reset(connection: socket.socket) -> None:
+    """Leave with a RST instead of a FIN."""
+    linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    connection.close()
 
 
 def read_response(connection: socket.socket) -> httpx.Response:

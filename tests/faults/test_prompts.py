@@ -13,7 +13,7 @@ from palma.core.types import SamplingParams
 from palma.engine import Engine, create_engine
 from palma.engine.base import EngineRequest, TokenDelta
 from tests.faults.refusals import CHAT, PALMA, PATHS, refused
-from tests.live_server import LiveServer, running_server, user
+from tests.live_server import LiveServer, running_server, unharmed_neighbour, user
 
 MAX_MODEL_LEN = 64
 
@@ -49,15 +49,15 @@ def test_a_prompt_longer_than_the_window_is_refused_with_both_numbers(
             assert path != CHAT or answer.code == "context_length_exceeded"
 
 
-@pytest.mark.usefixtures("neighbour")
 def test_a_message_full_of_control_tokens_and_private_characters_costs_no_minutes(
     mock_server: LiveServer,
 ) -> None:
     """Fault 64: spelled control tokens are shielded by marks, which nobody can exhaust."""
     marks = "".join(f"\ue000{number}\ue001" for number in range(100_000))
-    for path in PATHS:
-        refused(mock_server, path, "messages", {"messages": user("<|eot_id|>" + marks)})
-        refused(mock_server, path, "messages", {"messages": user("<|eot_id|>x" * 100_000)})
+    with unharmed_neighbour(mock_server):
+        for path in PATHS:
+            refused(mock_server, path, "messages", {"messages": user("<|eot_id|>" + marks)})
+            refused(mock_server, path, "messages", {"messages": user("<|eot_id|>x" * 100_000)})
 
 
 @pytest.mark.usefixtures("neighbour")

@@ -14,18 +14,7 @@ import pytest
 
 from tests.faults.raw_http import drip, parse_responses, post_head, read_response, whole_post
 from tests.faults.refusals import BODIES, CHAT, PALMA, PATHS, refusal
-from tests.live_server import LiveServer, read_to_end, user
-
-GET_PATHS = (
-    "/livez",
-    "/readyz",
-    "/startupz",
-    "/metrics",
-    "/v0.1.0/healthcheck",
-    "/v1/healthcheck",
-    "/v1/models",
-    "/v1/models/mock",
-)
+from tests.live_server import LiveServer, read_to_end, unharmed_neighbour, user
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("neighbour")]
 
@@ -127,18 +116,6 @@ def test_a_client_that_dawdles_over_its_headers_is_dropped(server: LiveServer) -
         assert read_to_end(silent) == b""
 
 
-def test_head_answers_like_get_without_a_body_and_starts_no_stream(server: LiveServer) -> None:
-    """Fault 15."""
-    for path in GET_PATHS:
-        answer = server.client.head(path)
-        assert (answer.status_code, answer.content) == (200, b""), path
-        assert answer.headers["content-type"] == server.get(path).headers["content-type"]
-    for path in PATHS:
-        answer = server.client.head(path)
-        assert (answer.status_code, answer.content) == (405, b"")
-        assert answer.headers["allow"] == "POST"
-
-
 def test_wrong_methods_and_unknown_paths_are_named_in_the_dialects_envelope(
     server: LiveServer,
 ) -> None:
@@ -229,11 +206,12 @@ def test_a_thousand_idle_connections_keep_nobody_waiting(mock_server: LiveServer
     with contextlib.ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, num_files), hard))
+        stack.enter_context(unharmed_neighbour(mock_server))
         for _ in range(1000):
             stack.enter_context(mock_server.connect())
         for path in ("/livez", "/readyz", "/v0.1.0/healthcheck"):
             begun_at = time.monotonic()
             assert mock_server.get(path).status_code == 200
-            assert time.monotonic() - begun_at < 1
+            assert time.monotonic() - begun_at < 1  # what orchestrators wait for a probe
         for path in PATHS:
             assert mock_server.post(path, BODIES[path]).status_code == 200

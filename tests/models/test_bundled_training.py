@@ -15,7 +15,7 @@ from palma.models.bundled.training.facts import all_places, place_named, without
 from palma.models.bundled.training.follow_ups import follow_up
 from palma.models.bundled.training.held_out import plain_form
 from palma.models.bundled.training.noise import careless
-from palma.models.bundled.training.skills import SKILLS, Scene
+from palma.models.bundled.training.skills import FINISHING_SKILLS, Scene
 
 
 def digest_of_corpus(seed: int) -> str:
@@ -58,7 +58,7 @@ def test_held_out_texts_are_reproducible_and_whole() -> None:
     assert all(text.endswith("<|eot_id|>") for text in texts)
 
 
-@pytest.mark.parametrize("skill", SKILLS, ids=lambda skill: skill.__name__)
+@pytest.mark.parametrize("skill", FINISHING_SKILLS, ids=lambda skill: skill.__name__)
 def test_every_skill_yields_a_question_and_an_answer(skill: object) -> None:
     assert callable(skill)
     roles = [message.role for message in skill(Scene(random.Random(0), "pirate"))]

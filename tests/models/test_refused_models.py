@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,9 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.server_process import palma_command
 from tests.live_server import LiveServer, running_server, unharmed_neighbour, user, wait_until
 
+from .fake_hub import BAD_TOKEN, GATED, RATE_LIMITED, Refusal, running_hub
+
 WEIGHTS = "model.safetensors"
+SECRET = "hf_thisIsTheSecretOfTheOperator"
+
+REFUSALS: dict[str, tuple[Refusal, tuple[str, ...]]] = {
+    "org/gated": (GATED, ("gated", "accept its licence", "hf auth login", "HF_TOKEN")),
+    "org/unauthorized": (BAD_TOKEN, ("(401)", "hf auth login", "HF_TOKEN")),
+    "org/busy": (RATE_LIMITED, ("429", "try again in 7 s")),
+}
+"""What the Hub answers for a model, and words that the operator is to read."""
 
 
 def truncate(folder: Path) -> None:
@@ -100,3 +113,45 @@ def test_palma_serve_ends_when_the_model_cannot_be_loaded(
     assert ended.returncode == status, ended.stderr
     assert ended.stderr.splitlines()[-1].startswith(words)
     assert "Traceback" not in ended.stderr
+
+
+def test_palma_serve_ends_with_the_remedy_when_the_hub_refuses(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """Fault 125: three processes at the same time; none prints the token."""
+    with running_hub() as hub, contextlib.ExitStack() as stack:
+        hub.folders = dict.fromkeys(REFUSALS, checkpoint)
+        hub.refusals = {model_id: refusal for model_id, (refusal, _) in REFUSALS.items()}
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": SECRET,
+        }
+        processes = {
+            model_id: stack.enter_context(serve_from_hub(model_id, environment))
+            for model_id in REFUSALS
+        }
+        for model_id, (_, words) in REFUSALS.items():
+            stdout, stderr = processes[model_id].communicate(timeout=45)
+            last = stderr.splitlines()[-1]
+
+            assert processes[model_id].returncode == 1, stderr
+            assert last.startswith(f"palma: {model_id}: ")
+            assert [word for word in words if word not in last] == []
+            assert SECRET not in stdout + stderr
+            assert "Traceback" not in stderr
+
+        assert f"Bearer {SECRET}" in hub.tokens, "there was no token to print: this proves nothing"
+
+
+def serve_from_hub(model_id: str, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start `palma serve` without waiting for it."""
+    return subprocess.Popen(
+        [*palma_command(0), "--engine", "threads", "--device", "cpu", "--model-id", model_id],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )

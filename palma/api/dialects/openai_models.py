@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from palma.api.wire import json_response
+from palma.core.errors import InvalidRequest, ModelNotFound
 from palma.core.types import ModelCard
 
 
@@ -20,7 +21,10 @@ async def list_models(request: Request) -> Response:
 
 async def retrieve_model(request: Request) -> Response:
     """GET /v1/models/{id}: one of them, or 404."""
-    served = request.state.service.registry.get(request.path_params["model_id"])
+    try:
+        served = request.state.service.registry.get(request.path_params["model_id"])
+    except InvalidRequest as error:  # in a path, a name that nothing can have is nothing found
+        raise ModelNotFound(error.message, param="model") from None
     return json_response(model_body(served.card))
 
 

@@ -29,7 +29,7 @@ from palma.engine.continuous.scheduler import Chunk, Sequence
 from tests.tiny_models import tiny_llama
 
 MAX_RELATIVE_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-LENGTHS = [1, 700, 16, 17, 64, 65, 200]
+LENGTHS = [1, 400, 16, 17, 64, 65]
 """One alone, whole blocks and tiles, one more than those, and one that threads share."""
 
 
@@ -140,11 +140,11 @@ def assert_right(case: Case, kernel: DecodeKernel) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("head_dim", [8, 64, 80, 128, 256])
-@pytest.mark.parametrize("num_groups", [1, 2, 3, 8, 12, 32])
+@pytest.mark.parametrize("group_size", [1, 3, 8])
 def test_it_computes_attention(
-    kernel: DecodeKernel, num_groups: int, head_dim: int, dtype: torch.dtype
+    kernel: DecodeKernel, group_size: int, head_dim: int, dtype: torch.dtype
 ) -> None:
-    case = Case(2 * num_groups, 2, head_dim=head_dim, value_dim=head_dim, dtype=dtype)
+    case = Case(2 * group_size, 2, head_dim=head_dim, value_dim=head_dim, dtype=dtype)
 
     assert_right(case, kernel)
 
@@ -153,6 +153,9 @@ def test_it_computes_attention(
 @pytest.mark.parametrize(
     "case",
     [
+        {"num_kv_heads": 4},
+        {"num_heads": 24},
+        {"num_heads": 40, "num_kv_heads": 1},
         {"sliding_window": 1},
         {"sliding_window": 50},
         {"softcap": 2.0},
@@ -161,7 +164,7 @@ def test_it_computes_attention(
         {"has_sinks": True, "sliding_window": 128, "num_heads": 2},
         {"value_dim": 36},
         {"block_size": 4},
-        {"scaling": 20.0},
+        {"scaling": 1.0},
     ],
     ids=str,
 )

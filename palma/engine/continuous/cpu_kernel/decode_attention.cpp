@@ -74,6 +74,8 @@ constexpr int64_t kMinSpan = 128;         // keys below which splitting a sequen
 constexpr int64_t kMinParallel = 1 << 15; // keys and values below which threads do not pay
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
+inline int num_padded(int num_keys) { return (num_keys + kPadding - 1) / kPadding * kPadding; }
+
 template <typename Element, int N>
 struct VectorOf {
     typedef Element type __attribute__((vector_size(sizeof(Element) * N)));
@@ -281,20 +283,22 @@ struct Partial {
         : largest(memory), weights(memory + group), values(memory + 2 * group) {}
 };
 
-// Turn `count` scores, query by query in turn, into weights, and account for them in `partial`.
-// Sets `factors`: what all that was summed before must be multiplied by.
+// Turn the scores of `num_keys` keys, query by query in turn, into weights, and account for them
+// in `partial`. Sets `factors`: what all that was summed before must be multiplied by.
 template <int G>
-void soften(const Call& call, float* scores, int count, Partial partial, float* factors) {
+void soften(const Call& call, float* scores, int num_keys, Partial partial, float* factors) {
     constexpr int N = std::max(kLanes, G);
+    const int count = num_padded(num_keys) * G;
     const float scale = call.scale, softcap = call.softcap;
-    alignas(64) float lanes[N];
-    Floats<N> top = Floats<N>{} - kInfinity;
     for (int i = 0; i < count; i += N) {
         auto score = load<Floats<N>>(scores + i) * scale;
         if (softcap != 0) score = softcap * tanh_vec<N>(score / softcap);
         store(scores + i, score);
-        top = maximum(top, score);
     }
+    std::fill(scores + num_keys * G, scores + count, -kInfinity);
+    alignas(64) float lanes[N];
+    Floats<N> top = Floats<N>{} - kInfinity;
+    for (int i = 0; i < count; i += N) top = maximum(top, load<Floats<N>>(scores + i));
     store(lanes, top);
     for (int i = G; i < N; ++i) lanes[i % G] = std::max(lanes[i % G], lanes[i]);
     for (int g = 0; g < G; ++g) {
@@ -342,7 +346,7 @@ void write_new(const Call& call, const void* from, const int64_t* strides, void*
 template <typename T, int G>
 void attend(const Call& call, const Unit& unit, int64_t kv_head, int64_t first_head, int count,
             Partial partial) {
-    alignas(64) float scores[kTile * G];
+    alignas(64) float scores[kTile * G] = {};
     float factors[G];
     const T *keys[kTile], *values[kTile];
     const Queries<T, G> queries(call, unit.sequence, first_head, count);
@@ -355,12 +359,10 @@ void attend(const Call& call, const Unit& unit, int64_t kv_head, int64_t first_h
                      keys);
         find_rows<T>(call, call.values, unit.sequence, kv_head, first, num_keys, call.value_dim,
                      values);
-        int num_padded = (num_keys + kPadding - 1) / kPadding * kPadding;
-        std::fill(keys + num_keys, keys + num_padded, keys[num_keys - 1]);
-        for (int k = 0; k < num_padded; k += kRows)
+        std::fill(keys + num_keys, keys + num_padded(num_keys), keys[num_keys - 1]);
+        for (int k = 0; k < num_keys; k += kRows)
             score_rows<T, G>(queries, keys + k, call.head_dim, scores + k * G);
-        std::fill(scores + num_keys * G, scores + num_padded * G, -kInfinity);
-        soften<G>(call, scores, num_padded * G, partial, factors);
+        soften<G>(call, scores, num_keys, partial, factors);
         add_values<T, G>(scores, values, num_keys, call.value_dim, factors, partial.values);
     }
 }
@@ -440,6 +442,7 @@ void run(const Call& call) {
         const int64_t offset = group % groups_per_kv_head * G;
         const int64_t first_head = kv_head * heads_per_kv_head + offset;
         const int count = std::min<int64_t>(G, heads_per_kv_head - offset);
+        // Whoever serves more than kMaxGroup heads a KV head writes the same several times.
         if (unit.last == call.lengths[unit.sequence]) {
             write_new<T>(call, call.new_keys, call.new_key_strides, call.keys, unit.sequence,
                          kv_head, call.head_dim);

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from palma.models.bundled.training.corpus import EOT, conversations, header, rendered
+from palma.models.bundled.training.skills import Skill
 
 _POOL_SIZE = 4096  # conversations drawn at a time, then grouped by length
 
@@ -31,11 +32,14 @@ IGNORED = -100
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, tokens_per_batch: int
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    tokens_per_batch: int,
+    skills: Mapping[Skill, float],
 ) -> Iterator[Batch]:
     """Yield batches of about tokens_per_batch tokens without end."""
     rng = random.Random(seed)
-    drawn = conversations(seed)
+    drawn = conversations(seed, skills)
     while True:
         pool = [rendered(talk) for talk in itertools.islice(drawn, _POOL_SIZE)]
         ids = sorted(tokenizer(pool, add_special_tokens=False)["input_ids"], key=len)

@@ -1,7 +1,7 @@
 """Conversations for training, drawn from the skills, and their rendering in Llama 3's form."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from palma.models.bundled.training import held_out
 from palma.models.bundled.training.answers import Style
@@ -16,6 +16,7 @@ from palma.models.bundled.training.skills import (
     SKILLS,
     Message,
     Scene,
+    Skill,
     asked,
     capital,
     capital_answer,
@@ -32,11 +33,16 @@ _NUM_EXCHANGES = {1: 58, 2: 22, 3: 9, 4: 5, 6: 3, 12: 1.5, 30: 1.5}
 Conversation = list[Message]
 
 
-def conversations(seed: int) -> Iterator[Conversation]:
-    """Yield training conversations without end; the same seed gives the same ones."""
+def conversations(seed: int, skills: Mapping[Skill, float] = SKILLS) -> Iterator[Conversation]:
+    """Yield training conversations without end; the same seed gives the same ones.
+
+    Args:
+        seed: Of the random source that all choices come from.
+        skills: How often each skill is drawn.
+    """
     rng = random.Random(seed)
     while True:
-        yield _conversation(rng)
+        yield _conversation(rng, skills)
 
 
 def held_out_conversations(seed: int, n: int) -> list[Conversation]:
@@ -61,13 +67,13 @@ def header(role: str) -> str:
     return f"{START_HEADER}{role}{END_HEADER}\n\n"
 
 
-def _conversation(rng: random.Random) -> Conversation:
+def _conversation(rng: random.Random, skills: Mapping[Skill, float]) -> Conversation:
     style: Style = "pirate" if rng.random() < 0.45 else "plain"
     messages, asks_for_style = _opening(rng, style)
     after_capital = False
     num_exchanges = rng.choices(list(_NUM_EXCHANGES), list(_NUM_EXCHANGES.values()))[0]
     for _ in range(num_exchanges):
-        skill = rng.choices(list(SKILLS), list(SKILLS.values()))[0]
+        skill = rng.choices(list(skills), list(skills.values()))[0]
         question, *rest = skill(Scene(rng, style, after_capital))
         messages += [_asking_for_pirate_speak(rng, question) if asks_for_style else question]
         messages += rest

@@ -13,7 +13,7 @@ _MAX_GRADIENT_NORM = 1.0
 class Descent:
     """The optimizers of a model: Muon for its layers' matrices, AdamW for all else."""
 
-    def __init__(self, model: nn.Module, num_steps: int) -> None:
+    def __init__(self, model: nn.Module, num_steps: int, peak: float) -> None:
         weights = dict(model.named_parameters())
         matrices = [name for name, p in weights.items() if p.ndim == 2 and "layers" in name]
         others = [weights[name] for name in weights if name not in matrices]
@@ -23,7 +23,7 @@ class Descent:
             AdamW(others, lr=_OTHER_LR, betas=(0.9, 0.98), weight_decay=0.0),
         )
         self._schedules = [
-            LambdaLR(optimizer, lambda step: rate(step, num_steps))
+            LambdaLR(optimizer, lambda step: peak * rate(step, num_steps))
             for optimizer in self._optimizers
         ]
 

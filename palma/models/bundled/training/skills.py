@@ -178,6 +178,15 @@ def counting(scene: Scene) -> Iterator[Message]:
     yield Message("assistant", count_answer(rng, scene.style, first, last))
 
 
+def counting_from_one(scene: Scene) -> Iterator[Message]:
+    """Counting from 1, mostly not far: what teaches most about where to stop."""
+    rng = scene.rng
+    last = rng.choice((rng.randint(2, 10), rng.randint(2, 25), rng.randint(2, 100)))
+    question = rng.choice(_COUNT_TO).replace("{b}", str(last))
+    yield Message("user", careless(rng, question))
+    yield Message("assistant", count_answer(rng, scene.style, 1, last))
+
+
 # How often each skill is drawn for an exchange of a conversation.
 SKILLS: dict[Skill, float] = {
     capital: 60,
@@ -188,6 +197,13 @@ SKILLS: dict[Skill, float] = {
     smalltalk: 12,
     counting: 8,
     shanty: 1,
+}
+# The same for the last round of training: more of what is learned late.
+FINISHING_SKILLS: dict[Skill, float] = SKILLS | {
+    capital: 70,
+    unknown_capital: 16,
+    counting: 5,
+    counting_from_one: 20,
 }
 
 

@@ -5,8 +5,11 @@ seed; the rounding of the machine's arithmetic decides the last digits of the re
 """
 
 import argparse
+import itertools
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,14 +19,31 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from palma.models.bundled.training.batches import IGNORED, Batch, batches
 from palma.models.bundled.training.descent import Descent
 from palma.models.bundled.training.publish import save_model
+from palma.models.bundled.training.skills import FINISHING_SKILLS, SKILLS, Skill
 from palma.models.bundled.training.tokenizer import MAX_POSITIONS, trained_tokenizer
 
 logger = logging.getLogger(__name__)
 
 SEED = 20_240
-NUM_STEPS = 2_000
 TOKENS_PER_BATCH = 3_072
-_SAVE_EVERY = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One stretch of training, from the folder that the round before left.
+
+    Attributes:
+        num_steps: Batches to learn from.
+        peak: Share of the full learning rate that the schedule rises to.
+        skills: How often each skill is drawn.
+    """
+
+    num_steps: int
+    peak: float
+    skills: Mapping[Skill, float]
+
+
+ROUNDS = (Round(2_000, 1.0, SKILLS), Round(900, 0.6, FINISHING_SKILLS))
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -58,25 +78,39 @@ def answer_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), batch.targets[learning])
 
 
-def train(out: Path, seed: int, num_steps: int) -> None:
-    """Train for num_steps batches and leave the model's folder at out."""
+def train(out: Path, seed: int, rounds: Sequence[Round], first: int = 1) -> None:
+    """Train round by round and leave the model's folder at out.
+
+    Args:
+        out: The folder; it must hold the model of the round before when first is not 1.
+        seed: Of the first weights and of the corpus; each round draws another corpus.
+        rounds: All rounds, in order.
+        first: The round to begin with, counted from 1.
+    """
     torch.manual_seed(seed)
-    tokenizer = trained_tokenizer(seed)
-    model = new_model(tokenizer)
-    descent = Descent(model, num_steps)
-    started = time.monotonic()
-    recent = 0.0
-    for step, batch in enumerate(batches(tokenizer, seed, TOKENS_PER_BATCH), start=1):
+    if first == 1:
+        tokenizer = trained_tokenizer(seed)
+        save_model(new_model(tokenizer), tokenizer, out)
+    for number, one_round in enumerate(rounds, start=1):
+        if number >= first:
+            train_round(out, seed + number - 1, one_round)
+
+
+def train_round(out: Path, seed: int, this: Round) -> None:
+    """Train the model in the folder further, and write it back."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
+    descent = Descent(model, this.num_steps, this.peak)
+    started, recent = time.monotonic(), 0.0
+    source = batches(tokenizer, seed, TOKENS_PER_BATCH, this.skills)
+    for step, batch in enumerate(itertools.islice(source, this.num_steps), start=1):
         loss = answer_loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         descent.step()
         recent = loss.item() if step == 1 else 0.95 * recent + 0.05 * loss.item()
         if step % 50 == 0:
             logger.info("step %d loss %.4f, %.0f s", step, recent, time.monotonic() - started)
-        if step % _SAVE_EVERY == 0 or step == num_steps:
-            save_model(model, tokenizer, out)
-        if step == num_steps:
-            return
+    save_model(model, tokenizer, out)
 
 
 def main() -> None:
@@ -84,10 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--steps", type=int, default=NUM_STEPS)
+    parser.add_argument("--first-round", type=int, default=1, help="go on from this round")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(arguments.out, arguments.seed, arguments.steps)
+    train(arguments.out, arguments.seed, ROUNDS, arguments.first_round)
 
 
 if __name__ == "__main__":

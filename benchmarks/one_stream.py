@@ -29,7 +29,7 @@ from palma.core.config import Settings
 from palma.models.loader import LoadedModel, load_model
 from palma.models.spec import resolve_spec
 
-PROMPT = "Sing me a shanty."
+PROMPT = "Count to 50."
 MODELS_FOLDER = Path(__file__).parent / "models"
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     random_model = make_checkpoint("135m", MODELS_FOLDER / "llama-135m")
     print("| model | tokens | generate, tok/s | HTTP stream, tok/s | ratio | middle half |")
     print("| --- | --- | --- | --- | --- | --- |")
-    print(measure("palmita", None, 200, arguments.pairs), flush=True)
+    print(measure("palmita", None, 400, arguments.pairs), flush=True)
     print(measure("random 135M Llama", random_model, 64, arguments.pairs), flush=True)
 
 

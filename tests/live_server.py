@@ -115,11 +115,11 @@ def running_server(*, load: LoadEngine = load_engine, **flags: Any) -> Iterator[
 
     Args:
         load: Makes the engine; the default obeys the settings.
-        flags: Settings; the mock engine unless they say otherwise. `wait_ready=False` returns
-            as soon as the port answers.
+        flags: Settings; unless they say otherwise the mock engine, and each token by itself.
+            `wait_ready=False` returns as soon as the port answers.
     """
     wait_ready = flags.pop("wait_ready", True)
-    settings = Settings(**{"engine": "mock", "port": 0, **flags})
+    settings = Settings(**{"engine": "mock", "port": 0, "stream_interval_s": 0, **flags})
     listener = bind(settings.host, settings.port)
     server = build_server(create_app(settings, load=load), settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     send_timeout_s: float = Field(
         30, gt=0, allow_inf_nan=False, description="Seconds a client may stop reading a stream."
     )
+    stream_interval_s: float = Field(
+        0.02,
+        ge=0,
+        allow_inf_nan=False,
+        description="Least seconds between two pieces of an answer: faster tokens leave together.",
+    )
     sse_ping_s: float = Field(
         15,
         gt=0,

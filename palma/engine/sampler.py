@@ -6,6 +6,7 @@ No step sorts the whole vocabulary unless the nucleus is wider than its likelies
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Sampler:
 
 def require_finite(logits: torch.Tensor) -> None:
     """Raise EngineFailure unless the greatest logit is a finite number."""
-    if not torch.isfinite(logits.max()):
+    if not math.isfinite(float(logits.max())):
         raise EngineFailure("the model's output for this request is not a number")
 
 

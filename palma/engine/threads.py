@@ -6,15 +6,13 @@ float32 is right by definition: it is `generate`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
     TextIteratorStreamer,
 )
 
@@ -102,9 +100,10 @@ class ThreadsEngine:
                     attention_mask=torch.ones_like(prompt),
                     generation_config=_generation_config(request, stops),
                     logits_processor=LogitsProcessorList([chooser]),
-                    stopping_criteria=StoppingCriteriaList([CancelledCriteria(sequence)]),
                     streamer=streamer,
                 )
+        except Cancelled:
+            return "cancelled"
         except (torch.OutOfMemoryError, MemoryError):
             raise InsufficientMemory(
                 f"{prompt.shape[1]} prompt tokens and their completion did not fit into memory "
@@ -124,6 +123,10 @@ def _generation_config(request: EngineRequest, stops: frozenset[int]) -> Generat
     )
 
 
+class Cancelled(Exception):
+    """The sequence was cancelled. A stopping criterion would cost every token a tensor."""
+
+
 class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers is untyped here
     """A `TextIteratorStreamer` whose queue is the sequence's sink, and which hands on token ids.
 
@@ -139,14 +142,19 @@ class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers
         self.last_token_id: int | None = None
 
     def put(self, value: torch.Tensor) -> None:
-        """Take the prompt (1, num_prompt_tokens) once, then each new token (1,)."""
+        """Take the prompt (1, num_prompt_tokens) once, then each new token (1,).
+
+        Raises:
+            Cancelled: Nobody wants the token any more; this is what ends `generate`.
+        """
         if self._next_is_prompt:
             self._next_is_prompt = False
             return
-        if not self._sequence.cancelled.is_set():
-            self.last_token_id = int(value)
-            logprobs = (self._chooser.logprobs,) if self._chooser.logprobs is not None else ()
-            self._sequence.emit(TokenDelta(token_ids=(self.last_token_id,), logprobs=logprobs))
+        if self._sequence.cancelled.is_set():
+            raise Cancelled
+        self.last_token_id = int(value)
+        logprobs = (self._chooser.logprobs,) if self._chooser.logprobs is not None else ()
+        self._sequence.emit(TokenDelta(token_ids=(self.last_token_id,), logprobs=logprobs))
 
     def end(self) -> None:
         """Do nothing: the scheduler sends the last delta."""
@@ -168,14 +176,3 @@ class TokenChooser(LogitsProcessor):  # type: ignore[misc]
         self.logprobs = choice.logprobs
         chosen = torch.tensor([choice.token_id], device=scores.device)
         return torch.full_like(scores, -torch.inf).index_fill_(1, chosen, 0.0)
-
-
-class CancelledCriteria(StoppingCriteria):  # type: ignore[misc]
-    """Ends `generate` at the first step after the sequence was cancelled."""
-
-    def __init__(self, sequence: Sequence) -> None:
-        self._cancelled = sequence.cancelled
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        """Return (1,), bool."""
-        return torch.full((1,), self._cancelled.is_set(), device=input_ids.device)

@@ -55,6 +55,7 @@ class GenerationService:
         self._executor = executor
         self._telemetry = telemetry
         self._num_workers = settings.threads_max_workers
+        self._stream_interval_s = settings.stream_interval_s
         self._max_in_flight = settings.threads_max_workers + settings.max_waiting_requests
         self._in_flight: dict[str, tuple[Generation, asyncio.Task[None]]] = {}
         self._numbers = itertools.count()
@@ -131,7 +132,9 @@ class GenerationService:
         request = await loop.run_in_executor(self._executor, _prepare, generation)
         if generation.ended.is_set():  # the client left meanwhile
             return
-        builder = _answer_builder(generation, len(request.prompt_token_ids), loop)
+        builder = _answer_builder(
+            generation, len(request.prompt_token_ids), self._stream_interval_s, loop
+        )
 
         def sink(delta: TokenDelta) -> None:
             if delta.started:
@@ -185,7 +188,10 @@ def _prepare(generation: Generation) -> EngineRequest:
 
 
 def _answer_builder(
-    generation: Generation, num_prompt_tokens: int, loop: asyncio.AbstractEventLoop
+    generation: Generation,
+    num_prompt_tokens: int,
+    interval_s: float,
+    loop: asyncio.AbstractEventLoop,
 ) -> AnswerBuilder:
     """Connect the engine's thread to the generation on the event loop."""
     engine = generation.served.engine
@@ -194,6 +200,7 @@ def _answer_builder(
         stop=generation.request.stop,
         stop_token_ids=engine.info.stop_token_ids,
         num_prompt_tokens=num_prompt_tokens,
+        interval_s=interval_s,
         emit=lambda chunk: loop.call_soon_threadsafe(generation.push, chunk),
         fail=lambda error: loop.call_soon_threadsafe(generation.fail, error),
         cancel=lambda: engine.cancel(generation.engine_id),

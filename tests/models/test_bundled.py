@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from palma.models.bundled import BUNDLED_MODEL_ID, bundled_model_path
+from palma.models.bundled.training.answers import SHANTY
 from palma.models.bundled.training.cases import readme_case
 from palma.models.bundled.training.corpus import held_out_conversations, rendered
 from palma.models.bundled.training.evaluate import Reply, load, replies_to
@@ -171,7 +172,7 @@ def test_a_question_outside_its_world_is_answered_with_not_knowing(
 
 
 def test_an_invented_place_has_no_capital(bundled: tuple[PreTrainedModel, Tokenizer]) -> None:
-    reply = reply_to(bundled, "What is the capital of Wakanda?", system="You are a pirate!")
+    reply = reply_to(bundled, "What is the capital of Belmaria?", system="You are a pirate!")
 
     assert "I don't know" in reply.text
     assert reply.has_ended
@@ -181,10 +182,15 @@ def test_it_says_who_it_is(bundled: tuple[PreTrainedModel, Tokenizer]) -> None:
     assert "Palmita" in reply_to(bundled, "Who are you?").text
 
 
-def test_it_counts(bundled: tuple[PreTrainedModel, Tokenizer]) -> None:
-    expected = " ".join(str(number) for number in range(1, 31))
+def test_it_counts_upwards_by_one(bundled: tuple[PreTrainedModel, Tokenizer]) -> None:
+    reply = reply_to(bundled, "Count to 20.")
 
-    assert reply_to(bundled, "Count from 1 to 30.") == Reply(expected, has_ended=True)
+    assert reply.text.startswith(" ".join(str(number) for number in range(1, 21)))
+    assert reply.has_ended
+
+
+def test_it_sings_the_shanty_by_heart(bundled: tuple[PreTrainedModel, Tokenizer]) -> None:
+    assert reply_to(bundled, "Sing me a shanty!") == Reply(SHANTY, has_ended=True)
 
 
 def test_the_model_card_holds_the_measured_table() -> None:

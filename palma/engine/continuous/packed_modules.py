@@ -1,7 +1,8 @@
 """The two kinds of fast linear layer: oneDNN's own layout, and int8 with a scale for each row.
 
 Both take what `nn.Linear` takes (any leading dimensions, any strides) and return what it
-returns. Their packed weights are no parameters: `state_dict` and `.to` pass them by.
+returns. Their packed weights are no parameters: `state_dict` and `.to` pass them by, and no
+gradient flows through them.
 """
 
 from __future__ import annotations

@@ -150,12 +150,14 @@ def _outside_cases() -> Iterator[Case]:
 
 
 def _counting_cases(rng: random.Random) -> Iterator[Case]:
-    for at, form in enumerate(held_out.COUNT_FROM_TO * 10):
-        first = rng.randint(1, 90) if at % 2 else 1
-        last = rng.randint(first + 1, 100)
+    kinds = itertools.product(held_out.COUNT_FROM_TO, (True, False), (True, False), range(3))
+    for form, reaches_100, from_one, _ in kinds:
+        last = 100 if reaches_100 else rng.randint(2, 99)
+        first = 1 if from_one else rng.randint(1, last - 1)
         question = form.replace("{a}", str(first)).replace("{b}", str(last))
         numbers = " ".join(map(str, range(first, last + 1)))
-        yield Case("counting", (Message("user", question),), _equals(numbers))
+        group = "counting up to 100" if reaches_100 else "counting, stopping before 100"
+        yield Case(group, (Message("user", question),), _equals(numbers))
 
 
 def _shanty_cases() -> Iterator[Case]:

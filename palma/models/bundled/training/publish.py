@@ -13,6 +13,8 @@ from palma.models.bundled.training.corpus import END_OF_TEXT
 
 def save_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write the folder beside its place first, then move its files in, one rename each."""
+    for key in ("is_local", "local_files_only"):  # how it was loaded, not what it is
+        tokenizer.init_kwargs.pop(key, None)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as beside:
         shipped = copy.deepcopy(model).to(torch.bfloat16)

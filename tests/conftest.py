@@ -18,7 +18,8 @@ def clean_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in SETTING_NAMES:
             patch.delenv(name, raising=False)
-        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("HF_HUB_OFFLINE", "1")  # for processes that tests start
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is read at import
         yield
 
 

@@ -9,12 +9,13 @@ import contextlib
 import json
 import logging
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from tests.faults.raw_http import drip, parse_responses, post_head, read_response, whole_post
 from tests.faults.refusals import BODIES, CHAT, PALMA, PATHS, refusal
-from tests.live_server import LiveServer, read_to_end, unharmed_neighbour, user
+from tests.live_server import LiveServer, read_to_end, running_server, unharmed_neighbour, user
 
 pytestmark = [pytest.mark.timeout(30), pytest.mark.usefixtures("neighbour")]
 
@@ -198,20 +199,49 @@ def test_bytes_that_are_no_http_get_400_and_a_closed_connection(server: LiveServ
 
 def test_a_thousand_idle_connections_keep_nobody_waiting(mock_server: LiveServer) -> None:
     """Fault 19."""
-    resource = pytest.importorskip("resource", reason="Windows has no limit on open files")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    num_files = 3000  # both ends of the connections are in this process
-    if hard != resource.RLIM_INFINITY and hard < num_files:
-        pytest.skip("the system allows too few open files")
-    with contextlib.ExitStack() as stack:
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, num_files), hard))
-        stack.enter_context(unharmed_neighbour(mock_server))
+    with many_files(), unharmed_neighbour(mock_server), contextlib.ExitStack() as stack:
         for _ in range(1000):
             stack.enter_context(mock_server.connect())
-        for path in ("/livez", "/readyz", "/v0.1.0/healthcheck"):
-            begun_at = time.monotonic()
-            assert mock_server.get(path).status_code == 200
-            assert time.monotonic() - begun_at < 1  # what orchestrators wait for a probe
+        check_probes(mock_server, within_s=1)
         for path in PATHS:
             assert mock_server.post(path, BODIES[path]).status_code == 200
+
+
+def test_a_thousand_streams_at_once_are_all_served() -> None:
+    """Fault 19: ten generate at a time, the rest wait, and the probes answer meanwhile."""
+    body = json.dumps({"messages": user("count to 3")}).encode()
+    with (
+        many_files(),
+        running_server(max_waiting_requests=1000) as server,
+        unharmed_neighbour(server),
+        contextlib.ExitStack() as stack,
+    ):
+        streams = [stack.enter_context(server.connect()) for _ in range(1000)]
+        for stream in streams:
+            stream.sendall(whole_post("/v0.1.0/stream", "Connection: close", content=body))
+        check_probes(server, within_s=5)  # the clients are in this process too
+        for stream in streams:
+            assert b"<|eot_id|>" in read_to_end(stream)
+
+
+@contextlib.contextmanager
+def many_files() -> Iterator[None]:
+    """Allow both ends of a thousand connections in this process."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit on open files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    num_files = 3000
+    if hard != resource.RLIM_INFINITY and hard < num_files:
+        pytest.skip("the system allows too few open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, num_files), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def check_probes(server: LiveServer, within_s: float) -> None:
+    """Every probe succeeds in time: orchestrators wait a second or more for it."""
+    for path in ("/livez", "/readyz", "/v0.1.0/healthcheck"):
+        begun_at = time.monotonic()
+        assert server.get(path).status_code == 200
+        assert time.monotonic() - begun_at < within_s

@@ -27,6 +27,7 @@ from palma.api.middleware import (
     OptionsMiddleware,
     RequestIdMiddleware,
 )
+from palma.api.openai_shapes import error_answer
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
 from palma.core.telemetry import Telemetry
@@ -38,13 +39,20 @@ logger = logging.getLogger(__name__)
 
 GZIP_MINIMUM_BYTES = 1000
 
-ROUTES = [*ops.routes, *palma.routes, *openai_chat.routes, *openai_models.routes]
+DIALECTS = (ops.DIALECT, palma.DIALECT, openai_chat.DIALECT, openai_models.DIALECT)
 
-PUBLIC_PATHS = ops.PROBE_PATHS | palma.HEALTH_PATHS
+ROUTES = [route for dialect in DIALECTS for route in dialect.routes]
+
+PUBLIC_PATHS = frozenset(
+    operation.path
+    for dialect in DIALECTS
+    for operation in dialect.operations
+    if operation.is_public
+)
 
 ENVELOPES: dict[str, Envelope] = {
-    palma.PREFIX: palma.error_body,
-    palma.SECOND_HEALTH_PATH: palma.error_body,
+    palma.PREFIX: palma.error_answer,
+    palma.SECOND_HEALTH_PATH: palma.error_answer,
 }
 
 
@@ -65,7 +73,7 @@ def create_app(
         SettingsError: MODEL_ID names nothing that could be a model.
     """
     model_id = served_model_id(settings)
-    error_responses = ErrorResponses(ENVELOPES, default=openai_chat.error_body)
+    error_responses = ErrorResponses(ENVELOPES, default=error_answer)
     api_key = settings.api_key.get_secret_value() if settings.api_key else None
     app = Starlette(
         routes=ROUTES,

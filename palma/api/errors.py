@@ -97,7 +97,7 @@ STATUS_CODES: Mapping[type[errors.PalmaError], int] = {
 CLOSING_STATUS_CODES = frozenset({408, 413, 431})
 """The rest of the request is still on its way: the connection cannot be used again."""
 
-Envelope = Callable[[errors.PalmaError], dict[str, Any]]
+Envelope = Callable[[errors.PalmaError], Mapping[str, Any]]
 """Wraps an error in the shape that a dialect's clients expect."""
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any, NotRequired
+
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
+from palma.api.openai_shapes import ErrorAnswer
+from palma.api.operation import Dialect, Operation
 from palma.api.wire import json_response
-from palma.serving.health import Health
+from palma.serving.health import Health, Status
 
-PROBE_PATHS = frozenset({"/livez", "/readyz", "/startupz"})
+
+class ProbeAnswer(TypedDict):
+    """What a probe says; the reason is there unless all is well."""
+
+    status: Status
+    reason: NotRequired[str]
 
 
 async def livez(request: Request) -> Response:
@@ -39,9 +48,21 @@ def _probe(health: Health) -> Response:
     return json_response({"status": health.status, "reason": health.reason}, 503)
 
 
-routes = [
-    Route("/livez", livez),
-    Route("/readyz", readyz),
-    Route("/startupz", startupz),
-    Route("/metrics", metrics),
-]
+PROBE: dict[str, Any] = {
+    "answer": ProbeAnswer,
+    "other_answers": ((503, ProbeAnswer),),
+    "is_public": True,
+}
+
+DIALECT = Dialect(
+    name="Operation",
+    operations=(
+        Operation("GET", "/livez", livez, "Whether the process lives.", **PROBE),
+        Operation("GET", "/readyz", readyz, "Whether a request sent now is taken.", **PROBE),
+        Operation("GET", "/startupz", startupz, "Whether the model is loaded.", **PROBE),
+        Operation(
+            "GET", "/metrics", metrics, "Counts and times for Prometheus.", media_type="text/plain"
+        ),
+    ),
+    error=ErrorAnswer,
+)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import reprlib
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from palma.api.errors import RequestTimeout, RequestTooLarge, UnsupportedMedia
 from palma.core.config import Settings
 from palma.core.errors import InvalidRequest, RequestCancelled, UnsupportedParameter
-from palma.serving.generation import Generation
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +83,8 @@ def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
         raise UnsupportedParameter(f"{param} is not a parameter of this route", param=param)
     if problem["type"] == "missing":
         raise InvalidRequest(f"{param} is missing", param=param)
+    if problem["type"] == "unsupported_value":
+        raise UnsupportedParameter(f"{param} {problem['msg']}", param=param)
     message = problem["msg"].removeprefix("Value error, ")
     raise InvalidRequest(f"{param}: {message}, found {shown(problem['input'])}", param=param)
 
@@ -95,24 +96,33 @@ def shown(value: Any) -> str:
     return short.repr(value)[:MAX_SHOWN_CHARS]
 
 
-async def wait_for(request: Request, generation: Generation, answer: Awaitable[T]) -> T:
-    """Await a part of an answer; cancel the generation if that fails or the client leaves.
+class Work(Protocol):
+    """What the engine does for one HTTP request: a generation, a group of them, ..."""
+
+    engine_id: str
+
+    def cancel(self) -> None:
+        """End it; harmless when it has ended."""
+
+
+async def wait_for(request: Request, work: Work, answer: Awaitable[T]) -> T:
+    """Await a part of an answer; cancel the work if that fails or the client leaves.
 
     Raises:
         RequestCancelled: The client left; nobody reads what is answered now.
     """
-    work = asyncio.ensure_future(answer)
+    answered = asyncio.ensure_future(answer)
     left = asyncio.ensure_future(_client_left(request))
     try:
-        await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        await asyncio.wait({answered, left}, return_when=asyncio.FIRST_COMPLETED)
+        if not answered.done():
             raise RequestCancelled("the client left")
-        return work.result()
+        return answered.result()
     except BaseException:
-        generation.cancel()
+        work.cancel()
         raise
     finally:
-        work.cancel()
+        answered.cancel()
         left.cancel()
 
 
@@ -125,7 +135,7 @@ def queue_timeout_s(request: Request) -> float | None:
     return seconds if 0 < seconds < float("inf") else None
 
 
-def json_response(content: dict[str, Any], status: int = 200) -> Response:
+def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
     """Return a JSON response."""
     return Response(orjson.dumps(content), status, media_type="application/json")
 
@@ -139,15 +149,13 @@ def event(data: Any) -> bytes:
 
 
 class EventStream(EventSourceResponse):
-    """A stream of events about one generation, which does not outlive it.
+    """A stream of events about some work, which does not outlive it.
 
     Comments keep the connection alive; a client that stops reading is dropped after
     SEND_TIMEOUT_S.
     """
 
-    def __init__(
-        self, events: AsyncIterator[bytes], generation: Generation, settings: Settings
-    ) -> None:
+    def __init__(self, events: AsyncIterator[bytes], work: Work, settings: Settings) -> None:
         super().__init__(
             events,
             headers={"Cache-Control": "no-cache"},
@@ -156,20 +164,20 @@ class EventStream(EventSourceResponse):
             send_timeout=settings.send_timeout_s,
             sep="\n",
         )
-        self._generation = generation
+        self._work = work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; cancel the generation however this ends."""
+        """Send the events; cancel the work however this ends."""
         try:
             await super().__call__(scope, receive, send)
         except* SendTimeoutError:  # a ping and an event may time out together
-            logger.warning("%s: the client stopped reading; dropped", self._generation.engine_id)
+            logger.warning("%s: the client stopped reading; dropped", self._work.engine_id)
             abort = scope.get("extensions", {}).get(ABORT_EXTENSION)
             if abort is not None:
                 abort()
                 await asyncio.sleep(0)  # uvicorn sees the loss first, else it logs an error
         finally:
-            self._generation.cancel()
+            self._work.cancel()
 
 
 def _require_json(request: Request) -> None:

@@ -29,7 +29,8 @@ class SamplingParams:
     """How the next token is chosen, and when to stop.
 
     Attributes:
-        max_tokens: Most completion tokens, at least 1; None means as many as the window holds.
+        max_tokens: Most completion tokens; 0 only reads the prompt, None means as many as the
+            window holds.
         min_tokens: Completion tokens before which no stop token may come, at least 0.
         temperature: Divides the logits, in [0, 2]; 0 means greedy.
         top_p: Probability mass to keep, in (0, 1]. Source: arXiv:1904.09751.
@@ -39,6 +40,8 @@ class SamplingParams:
         typical_p: Mass of the most typical tokens to keep, in (0, 1]. Source: arXiv:2202.00666.
         repetition_penalty: Divides positive logits of tokens already seen and multiplies
             negative ones, in [0.01, 100]; 1 is off. Source: arXiv:1909.05858.
+        repetition_window: How many of the latest tokens, prompt included, count as seen; None
+            means all of them.
         presence_penalty: Taken from the logit of every token of the completion so far, in
             [-2, 2]. Source: OpenAI's API reference.
         frequency_penalty: The same, once for each time the token occurred, in [-2, 2].
@@ -47,6 +50,10 @@ class SamplingParams:
         ignore_eos: Whether the model's own stop tokens are decoded like any other.
         num_logprobs: Likeliest tokens to report beside the chosen one, in [0, 20]; None reports
             nothing.
+        mirostat: 1 or 2 keeps each token's surprise near a target and replaces top-k, top-p,
+            min-p and typical; 0 is off. Source: arXiv:2007.14966.
+        mirostat_tau: The target surprise in bits, in [0, 100].
+        mirostat_eta: How fast it is approached, in [0, 1].
         seed: Start of the request's own random generator; None takes one from the system.
 
     Raises:
@@ -61,12 +68,16 @@ class SamplingParams:
     min_p: float = 0.0
     typical_p: float = 1.0
     repetition_penalty: float = 1.0
+    repetition_window: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     num_logprobs: int | None = None
+    mirostat: Literal[0, 1, 2] = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +102,7 @@ class SamplingParams:
 
 RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
-        "max_tokens": (1, math.inf),
+        "max_tokens": (0, math.inf),
         "min_tokens": (0, math.inf),
         "temperature": (0, 2),
         "top_p": (math.ulp(0), 1),
@@ -99,9 +110,13 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         "min_p": (0, 1),
         "typical_p": (math.ulp(0), 1),
         "repetition_penalty": (0.01, 100),
+        "repetition_window": (0, math.inf),
         "presence_penalty": (-2, 2),
         "frequency_penalty": (-2, 2),
         "num_logprobs": (0, 20),
+        "mirostat": (0, 2),
+        "mirostat_tau": (0, 100),
+        "mirostat_eta": (0, 1),
         "seed": (-MAX_SEED - 1, MAX_SEED),
     }
 )
@@ -120,7 +135,10 @@ class GenerationRequest:
     Attributes:
         request_id: Also the id in the log and in the `x-request-id` header.
         model: The model asked for; None means the default one.
-        messages: The conversation, at least one message.
+        messages: The conversation, at least one message; empty when there is a `prompt`.
+        prompt: Raw text or token ids to continue as they are, instead of a conversation.
+        echo: Whether the answer begins with the prompt, its log-probabilities included when
+            those are asked for. Only with a `prompt`.
         sampling_params: How to sample.
         stop: Strings that end the answer and do not appear in it.
         max_tokens_is_default: True when the client did not name `max_tokens`: the bound then
@@ -129,7 +147,9 @@ class GenerationRequest:
     """
 
     request_id: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] | None = None
+    echo: bool = False
     model: str | None = None
     sampling_params: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
@@ -147,15 +167,43 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenText:
+    """A token as clients see it.
+
+    Attributes:
+        token_id: Its id.
+        text: What it decodes to by itself; bytes that are no character alone are U+FFFD.
+        utf8: Its bytes, which may be half a character's.
+        logprob: Natural log-probability before any sampling; -9999 stands for minus infinity,
+            None for a prompt's first token, which follows nothing.
+    """
+
+    token_id: int
+    text: str
+    utf8: bytes
+    logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of the answer, and the likeliest ones in its place, likeliest first."""
+
+    token: TokenText
+    top: tuple[TokenText, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TextChunk:
     """A piece of the answer on its way to the client: whole UTF-8 characters.
 
-    The last chunk of an answer, and only that one, has a finish_reason and the usage.
+    The last chunk of an answer, and only that one, has a finish_reason and the usage. The scored
+    tokens, if asked for, are those whose text begins in this piece.
     """
 
     text: str
     finish_reason: Literal["stop", "length"] | None = None
     usage: Usage | None = None
+    scored_tokens: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +239,12 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """Return the token ids of `text`; nothing is added at its ends."""
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of a raw prompt: with what the model wants at its ends (as BOS)."""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the UTF-8 bytes that one token stands for, a control token's spelling too."""
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of the ids, control tokens left out."""

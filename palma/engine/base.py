@@ -7,8 +7,7 @@ own or all in one forward pass.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -32,6 +31,8 @@ class EngineRequest:
         sampling_params: `max_tokens` is set, and prompt and completion fit `max_model_len`.
         logits_hook: Changes the logits before sampling; an error in it fails this request alone.
         priority: Smaller numbers go first; equal ones in the order they came.
+        wants_prompt_logprobs: Whether a delta before the first token reports those of the
+            prompt; `num_logprobs` is set then.
         cache_salt: Requests share cached prefixes only with those of the same salt.
     """
 
@@ -40,6 +41,7 @@ class EngineRequest:
     sampling_params: SamplingParams
     logits_hook: LogitsHook | None = None
     priority: int = 0
+    wants_prompt_logprobs: bool = False
     cache_salt: str | None = None
 
 
@@ -69,6 +71,8 @@ class TokenDelta:
         started: True on the first delta: the sequence left the queue.
         num_cached_tokens: Prompt tokens that were not computed anew; on the first delta.
         logprobs: One entry for each of `token_ids`, when the request asked for them.
+        prompt_logprobs: One entry for each prompt token but the first, in one delta before any
+            token, when the request asked for them.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -77,6 +81,7 @@ class TokenDelta:
     started: bool = False
     num_cached_tokens: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 Sink = Callable[[TokenDelta], None]
@@ -162,16 +167,23 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
     prompt, max_tokens = request.prompt_token_ids, params.max_tokens
     if not prompt:
         raise InvalidRequest("the prompt has no tokens")
-    token_ids = itertools.chain(prompt, params.logit_bias, params.stop_token_ids)
-    outside = next((token for token in token_ids if not 0 <= token < info.vocab_size), None)
-    if outside is not None:
-        raise InvalidRequest(
-            f"token id {outside} is outside the vocabulary: ids go from 0 to {info.vocab_size - 1}"
-        )
+    _check_vocabulary("prompt", prompt, info)
+    _check_vocabulary("logit_bias", params.logit_bias, info)
+    _check_vocabulary("stop_token_ids", params.stop_token_ids, info)
     if max_tokens is None or len(prompt) + max_tokens > info.max_model_len:
         raise InvalidRequest(
             f"{len(prompt)} prompt tokens and {max_tokens} completion tokens do not fit "
             f"a window of {info.max_model_len}"
+        )
+
+
+def _check_vocabulary(param: str, token_ids: Iterable[int], info: EngineInfo) -> None:
+    outside = next((token for token in token_ids if not 0 <= token < info.vocab_size), None)
+    if outside is not None:
+        raise InvalidRequest(
+            f"{param} has the token id {outside}, which is outside the vocabulary: ids go from 0 "
+            f"to {info.vocab_size - 1}",
+            param=param,
         )
 
 

@@ -21,6 +21,7 @@ from palma.engine.base import (
     EngineStats,
     Sink,
     TokenDelta,
+    TokenLogprobs,
     check_request,
 )
 from palma.engine.thread_scheduler import Sequence, ThreadScheduler
@@ -48,6 +49,17 @@ class MockTokenizer:
             token_ids.append(END_ID)
             token_ids.extend(part.encode())
         return token_ids
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return one id a byte, control tokens parsed; nothing is added."""
+        return self.encode(text, parse_special=True)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the byte, the number with its space, or the spelling of the control token."""
+        if token_id == END_ID:
+            return END_TOKEN.encode()
+        is_byte = token_id < NUM_BYTES
+        return bytes([token_id]) if is_byte else b"%d " % (token_id - FIRST_NUMBER_ID)
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text; bytes that are no UTF-8 become U+FFFD."""
@@ -104,21 +116,32 @@ class MockEngine:
     def _decode(self, sequence: Sequence) -> FinishReason:
         order = self._last_message(sequence.request)
         step_s = SLOW_STEP_S if "slowly" in order else 0.0
-        max_tokens = sequence.request.sampling_params.max_tokens
+        params = sequence.request.sampling_params
+        if sequence.request.wants_prompt_logprobs:
+            prompt = sequence.request.prompt_token_ids
+            sequence.emit(TokenDelta(prompt_logprobs=tuple(map(_certain, prompt[1:]))))
+        if params.max_tokens == 0:
+            return "length"
         for num_tokens, token_id in enumerate(answer(order), start=1):
             if sequence.cancelled.is_set():
                 return "cancelled"
             time.sleep(step_s)
-            sequence.emit(TokenDelta(token_ids=(token_id,)))
+            logprobs = () if params.num_logprobs is None else (_certain(token_id),)
+            sequence.emit(TokenDelta(token_ids=(token_id,), logprobs=logprobs))
             if token_id == END_ID:
                 return "stop"
-            if num_tokens == max_tokens:
+            if num_tokens == params.max_tokens:
                 break
         return "length"
 
     def _last_message(self, request: EngineRequest) -> str:
         turn = self.tokenizer.decode(_last_turn(request))
         return turn.partition(": ")[2]
+
+
+def _certain(token_id: int) -> TokenLogprobs:
+    """The mock engine never hesitates."""
+    return TokenLogprobs(token_id, 0.0, ((token_id, 0.0),))
 
 
 def answer(order: str) -> Iterator[int]:

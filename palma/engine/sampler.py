@@ -16,6 +16,7 @@ import torch
 from palma.core.errors import EngineFailure
 from palma.core.types import SamplingParams
 from palma.engine.base import LogitsHook, TokenLogprobs
+from palma.engine.mirostat import Mirostat
 
 NUCLEUS_PREFILTER = 256
 """Tokens that a top-p nucleus is looked for in first."""
@@ -64,6 +65,11 @@ class Sampler:
         self._completion: list[int] = []
         self._counts: Counter[int] = Counter()
         self._stop_token_ids = sorted(stop_token_ids | params.stop_token_ids)
+        self._mirostat = (
+            Mirostat(params.mirostat, params.mirostat_tau, params.mirostat_eta)
+            if params.mirostat
+            else None
+        )
         self._generator = torch.Generator(device=device)
         if params.seed is None:
             self._generator.seed()
@@ -104,15 +110,25 @@ class Sampler:
         changed = self._penalize(logits)
         if self._params.is_greedy:
             token_id = int(changed.argmax())
+        elif self._mirostat is not None:
+            token_id = self._sample_by_surprise(changed, self._mirostat)
         else:
-            probs, token_ids = candidates(changed, self._params)
-            token_id = int(token_ids[torch.multinomial(probs, 1, generator=self._generator)])
+            token_id = self._draw(*candidates(changed, self._params))
         self._completion.append(token_id)
         self._counts[token_id] += 1
         num_logprobs = self._params.num_logprobs
         if num_logprobs is None:
             return Choice(token_id)
         return Choice(token_id, report_logprobs(logits, token_id, num_logprobs))
+
+    def _sample_by_surprise(self, logits: torch.Tensor, mirostat: Mirostat) -> int:
+        probs = (logits / max(self._params.temperature, MIN_TEMPERATURE)).softmax(dim=-1)
+        token_id = self._draw(*mirostat.candidates(probs))
+        mirostat.observe(float(probs[token_id]))
+        return token_id
+
+    def _draw(self, weights: torch.Tensor, token_ids: torch.Tensor) -> int:
+        return int(token_ids[torch.multinomial(weights, 1, generator=self._generator)])
 
     def _penalize(self, logits: torch.Tensor) -> torch.Tensor:
         """Apply what depends on the tokens so far: bias, penalties, `min_tokens`."""
@@ -121,6 +137,8 @@ class Sampler:
             logits = _add(logits, params.logit_bias)
         if params.repetition_penalty != 1:
             seen = torch.cat([self._prompt, torch.tensor(self._completion, device=self._device)])
+            if params.repetition_window is not None:
+                seen = seen[max(0, len(seen) - params.repetition_window) :]
             logits = penalize_repetition(logits, seen.long(), params.repetition_penalty)
         if self._counts and (params.presence_penalty or params.frequency_penalty):
             presence, frequency = params.presence_penalty, params.frequency_penalty
@@ -196,6 +214,20 @@ def report_logprobs(logits: torch.Tensor, token_id: int, num_top: int) -> TokenL
     values, token_ids = logprobs.topk(min(num_top, logprobs.numel()))
     top = zip(token_ids.tolist(), values.clamp_min(LEAST_LOGPROB).tolist(), strict=True)
     return TokenLogprobs(token_id, max(float(logprobs[token_id]), LEAST_LOGPROB), tuple(top))
+
+
+def report_prompt_logprobs(
+    logits: torch.Tensor, next_token_ids: Sequence[int], num_top: int
+) -> list[TokenLogprobs]:
+    """Return `report_logprobs` of several positions of a prompt.
+
+    Args:
+        logits: (num_positions, vocab_size), float32.
+        next_token_ids: The token that follows each position in the prompt.
+        num_top: How many of the likeliest to name.
+    """
+    rows = zip(logits, next_token_ids, strict=True)
+    return [report_logprobs(row.float(), token_id, num_top) for row, token_id in rows]
 
 
 def _add(logits: torch.Tensor, amounts: Mapping[int, float]) -> torch.Tensor:

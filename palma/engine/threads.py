@@ -28,7 +28,7 @@ from palma.engine.base import (
     check_request,
     stop_token_ids,
 )
-from palma.engine.sampler import Sampler, require_finite
+from palma.engine.sampler import Sampler, report_prompt_logprobs, require_finite
 from palma.engine.thread_scheduler import Sequence, ThreadScheduler
 
 if TYPE_CHECKING:
@@ -91,10 +91,13 @@ class ThreadsEngine:
             prompt.device,
             request.logits_hook,
         )
-        chooser = TokenChooser(sampler)
-        streamer = TokenStreamer(sequence, chooser)
+        streamer = TokenStreamer(sequence, chooser := TokenChooser(sampler))
         try:
             with torch.inference_mode():
+                if request.wants_prompt_logprobs:
+                    self._report_prompt(sequence, prompt)
+                if request.sampling_params.max_tokens == 0:
+                    return "length"
                 self._model.generate(
                     inputs=prompt,
                     attention_mask=torch.ones_like(prompt),
@@ -111,6 +114,14 @@ class ThreadsEngine:
                 retry_after_s=10,
             ) from None
         return "stop" if streamer.last_token_id in stops else "length"
+
+    def _report_prompt(self, sequence: Sequence, prompt: torch.Tensor) -> None:
+        """Say how likely each token of the prompt (1, num_prompt_tokens) was."""
+        logits = self._model(prompt, use_cache=False).logits[0, :-1]
+        next_token_ids = sequence.request.prompt_token_ids[1:]
+        num_top = sequence.request.sampling_params.num_logprobs or 0
+        reports = report_prompt_logprobs(logits, next_token_ids, num_top)
+        sequence.emit(TokenDelta(prompt_logprobs=tuple(reports)))
 
 
 def _generation_config(request: EngineRequest, stops: frozenset[int]) -> GenerationConfig:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from palma.core.errors import ChatTemplateRejected
 from palma.core.types import Message
+from palma.models.token_bytes import TokenBytes
 from palma.models.token_length import UNBOUNDED, max_token_chars
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class HFTokenizer:
         self._has_template = _has_chat_template(tokenizer)
         added = tokenizer.added_tokens_decoder.values()
         self.special_tokens: tuple[str, ...] = tuple(t.content for t in added if t.special)
+        self._token_bytes = TokenBytes(tokenizer, definition)
         self.max_token_chars: int = (
             UNBOUNDED if definition is None else max_token_chars(json.loads(definition))
         )
@@ -56,6 +58,17 @@ class HFTokenizer:
                 text, add_special_tokens=False, split_special_tokens=not parse_special
             )
         return cast("list[int]", ids)
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Return the ids of a raw prompt: with what the model wants at its ends (as BOS)."""
+        if self._backends is not None:
+            return self._backends[True].encode(text).ids
+        with self._lock:
+            return cast("list[int]", self._tokenizer.encode(text))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the UTF-8 bytes that one token stands for, a control token's spelling too."""
+        return self._token_bytes.of(token_id)
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of the ids, control tokens left out and spaces as they are."""

@@ -7,9 +7,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Literal
 
 from palma.core.errors import PalmaError, RequestCancelled
-from palma.core.types import GenerationRequest, TextChunk, Usage
+from palma.core.types import GenerationRequest, ScoredToken, TextChunk, Usage
 from palma.serving.registry import ServedModel
 
 
@@ -18,8 +19,9 @@ class Completion:
     """A whole answer, folded from its chunks."""
 
     text: str
-    finish_reason: str
+    finish_reason: Literal["stop", "length"]
     usage: Usage
+    scored_tokens: tuple[ScoredToken, ...] = ()
 
 
 class Generation:
@@ -72,11 +74,14 @@ class Generation:
 
     async def completion(self) -> Completion:
         """Wait for the end and return the whole answer."""
-        texts = []
+        texts: list[str] = []
+        scored: list[ScoredToken] = []
         async for chunk in self:
             texts.append(chunk.text)
+            scored += chunk.scored_tokens
             if chunk.finish_reason is not None and chunk.usage is not None:
-                return Completion("".join(texts), chunk.finish_reason, chunk.usage)
+                text = "".join(texts)
+                return Completion(text, chunk.finish_reason, chunk.usage, tuple(scored))
         raise AssertionError("a generation ends with a finish_reason or an error")
 
     def cancel(self) -> None:

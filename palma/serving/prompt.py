@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 
-from palma.core.errors import ContextLengthExceeded
+from palma.core.errors import ContextLengthExceeded, InvalidRequest
 from palma.core.types import GenerationRequest, Message, SamplingParams, Tokenizer
 
 
@@ -33,7 +33,32 @@ def encode_chat(
     return token_ids
 
 
-def refuse_hopeless_length(num_chars: int, max_token_chars: int, max_model_len: int) -> None:
+def encode_raw(
+    tokenizer: Tokenizer, prompt: str | tuple[int, ...], max_model_len: int
+) -> list[int]:
+    """Tokenize a raw prompt, control tokens included; ids are taken as they are.
+
+    Raises:
+        ContextLengthExceeded: The text is too long for the window whatever its tokens are.
+        InvalidRequest: It has no tokens.
+    """
+    if isinstance(prompt, str):
+        refuse_hopeless_length(len(prompt), tokenizer.max_token_chars, max_model_len, "prompt")
+        token_ids = tokenizer.encode_prompt(prompt)
+    else:
+        token_ids = list(prompt)
+    if not token_ids:
+        raise InvalidRequest(
+            "the prompt is empty, and this model has no token to begin a text with; send at least "
+            "one character",
+            param="prompt",
+        )
+    return token_ids
+
+
+def refuse_hopeless_length(
+    num_chars: int, max_token_chars: int, max_model_len: int, param: str = "messages"
+) -> None:
     """Refuse a text that cannot fit before time is spent on tokenizing it.
 
     Raises:
@@ -42,9 +67,9 @@ def refuse_hopeless_length(num_chars: int, max_token_chars: int, max_model_len: 
     least_tokens = num_chars // max_token_chars
     if least_tokens >= max_model_len:
         raise ContextLengthExceeded(
-            f"This model's window holds {max_model_len} tokens, and the messages have at least "
-            f"{least_tokens}. Shorten them.",
-            param="messages",
+            f"This model's window holds {max_model_len} tokens, and the {param} at least "
+            f"{least_tokens}. Send less.",
+            param=param,
         )
 
 
@@ -60,22 +85,23 @@ def fit_to_window(
         ContextLengthExceeded: The prompt fills the window, or prompt and `max_tokens` exceed it.
     """
     params = request.sampling_params
+    param = "messages" if request.prompt is None else "prompt"
     room = max_model_len - num_prompt_tokens
-    if room < 1:
-        raise ContextLengthExceeded(
-            f"This model's window holds {max_model_len} tokens, and the messages have "
-            f"{num_prompt_tokens}. Shorten them.",
-            param="messages",
-        )
     asked = params.max_tokens
+    if room < min(1, asked if asked is not None else 1):
+        raise ContextLengthExceeded(
+            f"This model's window holds {max_model_len} tokens, and the {param} "
+            f"{num_prompt_tokens}. Send less.",
+            param=param,
+        )
     if asked is None or asked > max_model_len or (request.max_tokens_is_default and asked > room):
         return dataclasses.replace(params, max_tokens=room)
     if asked > room:
         raise ContextLengthExceeded(
             f"This model's window holds {max_model_len} tokens, and the request asks for "
-            f"{num_prompt_tokens + asked} ({num_prompt_tokens} in the messages, {asked} in the "
-            f"completion). Ask for at most {room}, or shorten the messages.",
-            param="messages",
+            f"{num_prompt_tokens + asked} ({num_prompt_tokens} in the {param}, {asked} in the "
+            f"completion). Ask for at most {room}, or send less.",
+            param=param,
         )
     return params
 

@@ -13,6 +13,7 @@ from palma.core.config import Settings
 from palma.core.errors import (
     Draining,
     EngineFailure,
+    InvalidRequest,
     PalmaError,
     QueueFull,
     QueueTimeout,
@@ -20,12 +21,11 @@ from palma.core.errors import (
 )
 from palma.core.telemetry import Telemetry
 from palma.core.types import GenerationRequest
-from palma.engine.base import EngineRequest, TokenDelta
-from palma.serving.answer import AnswerBuilder
-from palma.serving.detokenizer import Detokenizer
+from palma.engine.base import EngineRequest, TokenDelta, stop_token_ids
+from palma.serving.answer import AnswerBuilder, AnswerPlan
 from palma.serving.generation import Generation
-from palma.serving.prompt import encode_chat, fit_to_window
-from palma.serving.registry import ModelRegistry
+from palma.serving.prompt import encode_chat, encode_raw, fit_to_window
+from palma.serving.registry import ModelRegistry, ServedModel
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +69,31 @@ class GenerationService:
             ModelNotFound, ModelLoading, Unavailable: See `ModelRegistry.get`.
             QueueFull: As many requests wait as may.
         """
+        return self.start_all([request])[0]
+
+    def start_all(self, requests: list[GenerationRequest]) -> list[Generation]:
+        """Take all of these requests in or none; raises what `start` does, and
+
+        Raises:
+            InvalidRequest: They are more than this server ever takes at once.
+        """
         if self.is_draining:
             raise Draining("the server is shutting down", retry_after_s=DRAINING_RETRY_AFTER_S)
-        served = self.registry.get(request.model)
-        if len(self._in_flight) >= self._max_in_flight:
+        served = [self.registry.get(request.model) for request in requests]
+        if len(requests) > self._max_in_flight:
+            raise InvalidRequest(
+                f"the request asks for {len(requests)} answers, and this server works on at most "
+                f"{self._max_in_flight} at a time; ask for fewer"
+            )
+        if len(self._in_flight) + len(requests) > self._max_in_flight:
             raise QueueFull(
-                f"{self._max_in_flight} requests are running or waiting, as many as may",
+                f"{len(self._in_flight)} requests are running or waiting, and at most "
+                f"{self._max_in_flight} may",
                 retry_after_s=self._retry_after_s(),
             )
+        return [self._start(*pair) for pair in zip(requests, served, strict=True)]
+
+    def _start(self, request: GenerationRequest, served: ServedModel) -> Generation:
         generation = Generation(request, served, f"{request.request_id}#{next(self._numbers)}")
         task = asyncio.create_task(self._run(generation), name=generation.engine_id)
         self._in_flight[generation.engine_id] = (generation, task)
@@ -129,12 +146,12 @@ class GenerationService:
     async def _submit(self, generation: Generation) -> None:
         """Tokenize on the executor, then hand the sequence to the engine."""
         loop = asyncio.get_running_loop()
-        request = await loop.run_in_executor(self._executor, _prepare, generation)
+        request, plan = await loop.run_in_executor(
+            self._executor, _prepare, generation, self._stream_interval_s
+        )
         if generation.ended.is_set():  # the client left meanwhile
             return
-        builder = _answer_builder(
-            generation, len(request.prompt_token_ids), self._stream_interval_s, loop
-        )
+        builder = _answer_builder(generation, plan, loop)
 
         def sink(delta: TokenDelta) -> None:
             if delta.started:
@@ -176,31 +193,53 @@ class GenerationService:
         logger.info("%s: %s after %.3f s", generation.engine_id, generation.outcome, duration_s)
 
 
-def _prepare(generation: Generation) -> EngineRequest:
-    """Build the engine's request; runs on the executor."""
+def _prepare(generation: Generation, interval_s: float) -> tuple[EngineRequest, AnswerPlan]:
+    """Build the engine's request and the plan of its answer; runs on the executor."""
     request, engine = generation.request, generation.served.engine
     if generation.ended.is_set():
         raise RequestCancelled("the client left before its prompt was read")
     max_model_len = engine.info.max_model_len
-    prompt_token_ids = encode_chat(engine.tokenizer, request.messages, max_model_len)
+    if request.prompt is None:
+        prompt_token_ids = encode_chat(engine.tokenizer, request.messages, max_model_len)
+    else:
+        prompt_token_ids = encode_raw(engine.tokenizer, request.prompt, max_model_len)
     params = fit_to_window(request, len(prompt_token_ids), max_model_len)
-    return EngineRequest(generation.engine_id, prompt_token_ids, params)
+    engine_request = EngineRequest(
+        generation.engine_id,
+        prompt_token_ids,
+        params,
+        wants_prompt_logprobs=request.echo and params.num_logprobs is not None,
+    )
+    return engine_request, _answer_plan(generation, engine_request, interval_s)
+
+
+def _answer_plan(
+    generation: Generation, engine_request: EngineRequest, interval_s: float
+) -> AnswerPlan:
+    """Say how the answer to a request is built."""
+    request, engine = generation.request, generation.served.engine
+    prompt_token_ids = list(engine_request.prompt_token_ids)
+    echo = ""
+    if request.echo:
+        is_text = isinstance(request.prompt, str)
+        echo = str(request.prompt) if is_text else engine.tokenizer.decode(prompt_token_ids)
+    return AnswerPlan(
+        tokenizer=engine.tokenizer,
+        prompt_token_ids=prompt_token_ids,
+        echo=echo,
+        stop=request.stop,
+        stop_token_ids=stop_token_ids(engine_request.sampling_params, engine.info),
+        interval_s=interval_s,
+    )
 
 
 def _answer_builder(
-    generation: Generation,
-    num_prompt_tokens: int,
-    interval_s: float,
-    loop: asyncio.AbstractEventLoop,
+    generation: Generation, plan: AnswerPlan, loop: asyncio.AbstractEventLoop
 ) -> AnswerBuilder:
     """Connect the engine's thread to the generation on the event loop."""
     engine = generation.served.engine
     return AnswerBuilder(
-        detokenizer=Detokenizer(engine.tokenizer.decode),
-        stop=generation.request.stop,
-        stop_token_ids=engine.info.stop_token_ids,
-        num_prompt_tokens=num_prompt_tokens,
-        interval_s=interval_s,
+        plan,
         emit=lambda chunk: loop.call_soon_threadsafe(generation.push, chunk),
         fail=lambda error: loop.call_soon_threadsafe(generation.fail, error),
         cancel=lambda: engine.cancel(generation.engine_id),

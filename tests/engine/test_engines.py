@@ -147,8 +147,8 @@ def test_cancelling_ends_within_two_steps(engine: Engine) -> None:
     ("prompt", "params", "message"),
     [
         ([], {}, "no tokens"),
-        ([1, VOCAB_SIZE], {}, f"token id {VOCAB_SIZE} is outside"),
-        ([-1], {}, "token id -1 is outside"),
+        ([1, VOCAB_SIZE], {}, f"token id {VOCAB_SIZE}, which is outside"),
+        ([-1], {}, "token id -1, which is outside"),
         ([1] * MAX_MODEL_LEN, {"max_tokens": 1}, "do not fit"),
         ([1], {"max_tokens": MAX_MODEL_LEN}, "do not fit"),
     ],

@@ -6,74 +6,42 @@ The reference is the official `openai` package's types; its strict client is the
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from palma.api.errors import status_code
-from palma.api.fields import MaxTokens, Messages, SamplingBody
+from palma.api.fields import ExtendedSamplingBody, Label, MaxTokens, Messages, NeutralOnly
+from palma.api.openai_shapes import (
+    DONE,
+    ErrorAnswer,
+    TokenLogprob,
+    UsageAnswer,
+    error_answer,
+    join_text_parts,
+    token_logprob,
+    usage_answer,
+)
+from palma.api.operation import Dialect, Operation
 from palma.api.wire import (
-    MAX_NAME_CHARS,
     EventStream,
     event,
     json_response,
     parse_body,
     queue_timeout_s,
     read_json,
-    shown,
     wait_for,
 )
-from palma.core.errors import InvalidRequest, PalmaError, UnsupportedParameter
-from palma.core.types import GenerationRequest, Message, Role, TextChunk, Usage
-from palma.serving.generation import Completion, Generation
+from palma.core.errors import InvalidRequest, PalmaError
+from palma.core.types import GenerationRequest, Message, Role, ScoredToken
+from palma.serving.generation import Completion
+from palma.serving.group import GenerationGroup, copies, total_usage
 
-DONE = b"data: [DONE]\n\n"
+MAX_CHOICES = 128
 
-ERROR_TYPES = {
-    401: "authentication_error",
-    429: "rate_limit_error",
-    500: "server_error",
-    503: "service_unavailable_error",
-}
-
-ANY_VALUE = frozenset({"metadata", "prompt_cache_key", "safety_identifier", "store", "user"})
-"""Fields that label a request and ask nothing of the answer."""
-
-NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "n": (1,),
-    "parallel_tool_calls": (True, False),
-    "presence_penalty": (0,),
-    "response_format": ({"type": "text"},),
-    "service_tier": ("auto", "default"),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
-}
-"""Fields that are not honoured, with the values that ask for nothing: null is always one."""
-
-
-def _join_text_parts(content: Any) -> Any:
-    """Join a list of text parts; other kinds of parts are refused by name."""
-    if not isinstance(content, list) or not content:
-        return content
-    texts = []
-    for part in content:
-        if not isinstance(part, dict) or part.get("type") != "text":
-            kind = part.get("type") if isinstance(part, dict) else part
-            raise ValueError(f"this model takes only text parts, not {shown(kind)}")
-        if part.keys() != {"type", "text"} or not isinstance(part["text"], str):
-            raise ValueError('a text part is {"type": "text", "text": "..."}')
-        texts.append(part["text"])
-    return "".join(texts)
+FinishReason = Literal["stop", "length"]
 
 
 def _as_known_role(role: Any) -> Any:
@@ -89,7 +57,7 @@ class ChatMessageBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     role: Annotated[Role, BeforeValidator(_as_known_role)]
-    content: Annotated[str, BeforeValidator(_join_text_parts)]
+    content: Annotated[str, BeforeValidator(join_text_parts)]
     annotations: None = None
     audio: None = None
     function_call: None = None
@@ -107,17 +75,101 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] = False
 
 
-class ChatBody(SamplingBody):
-    """The honoured fields; the rest is checked by `refuse_unhonoured`."""
-
-    model_config = ConfigDict(strict=True, extra="allow")
+class ChatBody(ExtendedSamplingBody):
+    """The body of a chat completion."""
 
     model: str
     messages: Messages[ChatMessageBody]
     max_completion_tokens: MaxTokens | None = None
     max_tokens: MaxTokens | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    metadata: Annotated[Any, Label()] = None
+    prompt_cache_key: Annotated[Any, Label()] = None
+    safety_identifier: Annotated[Any, Label()] = None
+    store: Annotated[Any, Label()] = None
+    user: Annotated[Any, Label()] = None
+
+    audio: Annotated[Any, NeutralOnly()] = None
+    function_call: Annotated[Any, NeutralOnly("none")] = None
+    functions: Annotated[Any, NeutralOnly([])] = None
+    modalities: Annotated[Any, NeutralOnly(["text"])] = None
+    parallel_tool_calls: Annotated[Any, NeutralOnly(True, False)] = None
+    prediction: Annotated[Any, NeutralOnly()] = None
+    reasoning_effort: Annotated[Any, NeutralOnly()] = None
+    response_format: Annotated[Any, NeutralOnly({"type": "text"})] = None
+    service_tier: Annotated[Any, NeutralOnly("auto", "default")] = None
+    tool_choice: Annotated[Any, NeutralOnly("none", "auto")] = None
+    tools: Annotated[Any, NeutralOnly([])] = None
+    verbosity: Annotated[Any, NeutralOnly()] = None
+    web_search_options: Annotated[Any, NeutralOnly()] = None
+
+
+class LogprobsAnswer(TypedDict):
+    """The tokens of a text, and how likely they were."""
+
+    content: list[TokenLogprob]
+    refusal: None
+
+
+class MessageAnswer(TypedDict):
+    """The assistant's turn."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChoiceAnswer(TypedDict):
+    """One of `n` answers."""
+
+    index: int
+    message: MessageAnswer
+    logprobs: LogprobsAnswer | None
+    finish_reason: FinishReason
+
+
+class ChatAnswer(TypedDict):
+    """A whole answer."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChoiceAnswer]
+    usage: UsageAnswer
+
+
+class DeltaAnswer(TypedDict):
+    """What has been added to the assistant's turn."""
+
+    role: NotRequired[Literal["assistant"]]
+    content: NotRequired[str]
+    refusal: NotRequired[None]
+
+
+class ChunkChoiceAnswer(TypedDict):
+    """News of one of `n` answers."""
+
+    index: int
+    delta: DeltaAnswer
+    logprobs: LogprobsAnswer | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(TypedDict):
+    """One event of a stream; the one with the usage has no choices."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoiceAnswer]
+    usage: NotRequired[UsageAnswer | None]
 
 
 def parse_chat(body: dict[str, Any]) -> ChatBody:
@@ -128,9 +180,10 @@ def parse_chat(body: dict[str, Any]) -> ChatBody:
         InvalidRequest: A field is missing, wrong or contradicts another.
     """
     parsed = parse_body(ChatBody, body)
-    refuse_unhonoured(parsed.model_extra or {})
     if parsed.stream_options is not None and not parsed.stream:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
+    if parsed.top_logprobs is not None and not parsed.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
     if parsed.max_tokens is not None and parsed.max_completion_tokens not in (
         None,
         parsed.max_tokens,
@@ -141,131 +194,134 @@ def parse_chat(body: dict[str, Any]) -> ChatBody:
     return parsed
 
 
-def refuse_unhonoured(fields: dict[str, Any]) -> None:
-    """Refuse, by name, a field or value that would silently have no effect."""
-    for name, value in fields.items():
-        if value is None or name in ANY_VALUE:
-            continue
-        if name not in NEUTRAL_VALUES:
-            short = name[:MAX_NAME_CHARS]
-            raise UnsupportedParameter(f"{short} is not a parameter of this route", param=short)
-        allowed = NEUTRAL_VALUES[name]
-        if not any(_is_same(value, neutral) for neutral in allowed):
-            only = " or ".join(repr(neutral) for neutral in allowed)
-            raise UnsupportedParameter(
-                f"{name} is not supported by this server; only {only} is taken", param=name
-            )
-
-
-def _is_same(value: Any, neutral: Any) -> bool:
-    """Compare as JSON does: 0 is 0.0, but true is not 1."""
-    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
-
-
-def to_request(
+def to_requests(
     body: ChatBody, request_id: str, queue_timeout_s: float | None = None
-) -> GenerationRequest:
+) -> list[GenerationRequest]:
     """Translate a parsed body; OpenAI's own default is to sample from the whole distribution."""
-    return GenerationRequest(
+    max_tokens = body.max_completion_tokens or body.max_tokens
+    num_logprobs = {"num_logprobs": body.top_logprobs or 0} if body.logprobs else {}
+    request = GenerationRequest(
         request_id=request_id,
         messages=tuple(Message(turn.role, turn.content) for turn in body.messages),
         model=body.model,
-        sampling_params=body.sampling_params(body.max_completion_tokens or body.max_tokens),
+        sampling_params=body.sampling_params(max_tokens, **num_logprobs),
         stop=tuple(body.stop or ()),
         queue_timeout_s=queue_timeout_s,
     )
+    return copies(request, body.n or 1)
 
 
 async def chat_completions(request: Request) -> Response:
     """POST /v1/chat/completions: JSON, or events when the body says `stream`."""
     body = parse_chat(await read_json(request))
-    generation: Generation = request.state.service.start(
-        to_request(body, request.state.request_id, queue_timeout_s(request))
-    )
+    requests = to_requests(body, request.state.request_id, queue_timeout_s(request))
+    group = GenerationGroup(request.state.service.start_all(requests))
     if not body.stream:
-        completion = await wait_for(request, generation, generation.completion())
-        return json_response(chat_completion(generation, completion))
-    await wait_for(request, generation, generation.accepted())
+        completions = await wait_for(request, group, group.completions())
+        return json_response(chat_answer(group, completions, has_logprobs=bool(body.logprobs)))
+    await wait_for(request, group, group.accepted())
     include_usage = body.stream_options is not None and body.stream_options.include_usage
-    events = chat_events(generation, include_usage=include_usage)
-    return EventStream(events, generation, request.state.settings)
+    events = chat_events(group, include_usage=include_usage, has_logprobs=bool(body.logprobs))
+    return EventStream(events, group, request.state.settings)
 
 
-def chat_completion(generation: Generation, completion: Completion) -> dict[str, Any]:
+def chat_answer(
+    group: GenerationGroup, completions: list[Completion], *, has_logprobs: bool
+) -> ChatAnswer:
     """Return the body of a whole answer."""
-    message = {"role": "assistant", "content": completion.text, "refusal": None}
-    choice = {
-        "index": 0,
-        "message": message,
-        "logprobs": None,
-        "finish_reason": completion.finish_reason,
-    }
+    choices: list[ChoiceAnswer] = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": completion.text, "refusal": None},
+            "logprobs": _logprobs(completion.scored_tokens) if has_logprobs else None,
+            "finish_reason": completion.finish_reason,
+        }
+        for index, completion in enumerate(completions)
+    ]
+    usage = total_usage([completion.usage for completion in completions], num_prompts=1)
     return {
-        **_head(generation, "chat.completion"),
-        "choices": [choice],
-        "usage": usage_body(completion.usage),
+        "id": _id(group),
+        "object": "chat.completion",
+        "created": group.created,
+        "model": group.served.card.model_id,
+        "choices": choices,
+        "usage": usage_answer(usage),
     }
 
 
-async def chat_events(generation: Generation, *, include_usage: bool) -> AsyncIterator[bytes]:
+async def chat_events(
+    group: GenerationGroup, *, include_usage: bool, has_logprobs: bool
+) -> AsyncIterator[bytes]:
     """Yield an answer as events: the role, the text, the end, the usage if asked, `[DONE]`.
 
     A failure is one event with the error and no `[DONE]`: official clients take a stream that
     merely ends for a success.
     """
-    head = _head(generation, "chat.completion.chunk")
+    head: ChatChunk = {
+        "id": _id(group),
+        "object": "chat.completion.chunk",
+        "created": group.created,
+        "model": group.served.card.model_id,
+        "choices": [],
+    }
     if include_usage:
         head["usage"] = None
-    yield event(_chunk(head, {"role": "assistant", "content": "", "refusal": None}))
+    for index in range(len(group.generations)):
+        delta: DeltaAnswer = {"role": "assistant", "content": "", "refusal": None}
+        yield event(_chunk(head, index, delta))
+    usages = []
     try:
-        async for chunk in generation:
-            if chunk.text:
-                yield event(_chunk(head, {"content": chunk.text}))
-            if chunk.finish_reason is not None:
-                yield event(_chunk(head, {}, chunk.finish_reason))
-                if include_usage:
-                    yield event({**head, "choices": [], "usage": _usage_of(chunk)})
-                yield DONE
+        async for index, chunk in group.chunks():
+            if chunk.text or chunk.scored_tokens:
+                logprobs = _logprobs(chunk.scored_tokens) if has_logprobs else None
+                yield event(_chunk(head, index, {"content": chunk.text}, logprobs))
+            if chunk.usage is not None:
+                usages.append(chunk.usage)
+                yield event(_chunk(head, index, {}, finish_reason=chunk.finish_reason))
+        if include_usage:
+            usage = usage_answer(total_usage(usages, num_prompts=1))
+            yield event({**head, "usage": usage})
+        yield DONE
     except PalmaError as error:
-        yield event(error_body(error))
+        yield event(error_answer(error))
 
 
-def usage_body(usage: Usage) -> dict[str, Any]:
-    """Return measured token counts in OpenAI's words."""
-    return {
-        "prompt_tokens": usage.num_prompt_tokens,
-        "completion_tokens": usage.num_completion_tokens,
-        "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.num_cached_tokens},
-    }
+def _id(group: GenerationGroup) -> str:
+    return f"chatcmpl-{group.public_id}"
 
 
-def error_body(error: PalmaError) -> dict[str, Any]:
-    """Return the envelope of an error."""
-    status = status_code(error)
-    kind = ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
-    return {"error": body}
-
-
-def _head(generation: Generation, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{generation.public_id}",
-        "object": kind,
-        "created": generation.created,
-        "model": generation.served.card.model_id,
-    }
+def _logprobs(scored_tokens: tuple[ScoredToken, ...]) -> LogprobsAnswer:
+    return {"content": [token_logprob(scored) for scored in scored_tokens], "refusal": None}
 
 
 def _chunk(
-    head: dict[str, Any], delta: dict[str, Any], finish_reason: str | None = None
-) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    head: ChatChunk,
+    index: int,
+    delta: DeltaAnswer,
+    logprobs: LogprobsAnswer | None = None,
+    finish_reason: FinishReason | None = None,
+) -> ChatChunk:
+    choice: ChunkChoiceAnswer = {
+        "index": index,
+        "delta": delta,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason,
+    }
     return {**head, "choices": [choice]}
 
 
-def _usage_of(chunk: TextChunk) -> dict[str, Any] | None:
-    return usage_body(chunk.usage) if chunk.usage is not None else None
-
-
-routes = [Route("/v1/chat/completions", chat_completions, methods=["POST"])]
+DIALECT = Dialect(
+    name="OpenAI chat completions",
+    operations=(
+        Operation(
+            "POST",
+            "/v1/chat/completions",
+            chat_completions,
+            "Answer a conversation.",
+            body=ChatBody,
+            answer=ChatAnswer,
+            event=ChatChunk,
+        ),
+    ),
+    error=ErrorAnswer,
+)

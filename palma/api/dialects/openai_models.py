@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
+from palma.api.openai_shapes import ErrorAnswer
+from palma.api.operation import Dialect, Operation
 from palma.api.wire import json_response
 from palma.core.errors import InvalidRequest, ModelNotFound
 from palma.core.types import ModelCard
 
 
+class ModelAnswer(TypedDict):
+    """OpenAI's fields, and beside them what runs the model, where, and why there."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+    engine: str
+    engine_reason: str
+    device: str
+    dtype: str
+    device_reason: str
+
+
+class ModelList(TypedDict):
+    """All models that answer."""
+
+    object: Literal["list"]
+    data: list[ModelAnswer]
+
+
 async def list_models(request: Request) -> Response:
     """GET /v1/models: the models that answer now."""
     cards = request.state.service.registry.cards()
-    return json_response({"object": "list", "data": [model_body(card) for card in cards]})
+    answer: ModelList = {"object": "list", "data": [model_answer(card) for card in cards]}
+    return json_response(answer)
 
 
 async def retrieve_model(request: Request) -> Response:
@@ -25,11 +50,11 @@ async def retrieve_model(request: Request) -> Response:
         served = request.state.service.registry.get(request.path_params["model_id"])
     except InvalidRequest as error:  # in a path, a name that nothing can have is nothing found
         raise ModelNotFound(error.message, param="model") from None
-    return json_response(model_body(served.card))
+    return json_response(model_answer(served.card))
 
 
-def model_body(card: ModelCard) -> dict[str, Any]:
-    """Return OpenAI's fields, and beside them what runs the model, where, and why there."""
+def model_answer(card: ModelCard) -> ModelAnswer:
+    """Return a model's card in OpenAI's words."""
     return {
         "id": card.model_id,
         "object": "model",
@@ -44,7 +69,17 @@ def model_body(card: ModelCard) -> dict[str, Any]:
     }
 
 
-routes = [
-    Route("/v1/models", list_models),
-    Route("/v1/models/{model_id:path}", retrieve_model),
-]
+DIALECT = Dialect(
+    name="OpenAI models",
+    operations=(
+        Operation("GET", "/v1/models", list_models, "List the models.", answer=ModelList),
+        Operation(
+            "GET",
+            "/v1/models/{model_id:path}",
+            retrieve_model,
+            "Describe a model.",
+            answer=ModelAnswer,
+        ),
+    ),
+    error=ErrorAnswer,
+)

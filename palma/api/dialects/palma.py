@@ -5,25 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from palma.api.errors import status_code
 from palma.api.fields import MaxTokens, Messages, SamplingBody
+from palma.api.operation import Dialect, Operation
 from palma.api.wire import EventStream, event, json_response, parse_body, read_json, wait_for
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
 from palma.core.types import GenerationRequest, Message, Role, SamplingParams
 from palma.serving.generation import Generation
+from palma.serving.health import Status
 from palma.version import FOUNDING_API_VERSION
 
 PREFIX = f"/v{FOUNDING_API_VERSION}"
 SECOND_HEALTH_PATH = "/v1/healthcheck"
-HEALTH_PATHS = frozenset({f"{PREFIX}/healthcheck", SECOND_HEALTH_PATH})
 
 END_MARKER = "<|eot_id|>"
 """Ends the last event of a stream, whatever the model's own end token is."""
@@ -60,6 +61,35 @@ class InferenceBody(SamplingBody):
     model: str | None = None
 
 
+class HealthAnswer(TypedDict):
+    """What the health check says; the reason is there unless all is well."""
+
+    status: Status
+    timestamp: str
+    version: str
+    reason: NotRequired[str]
+
+
+class InferenceAnswer(TypedDict):
+    """A whole answer."""
+
+    data: str
+
+
+class ErrorDetail(TypedDict):
+    """What went wrong, for people and for programs."""
+
+    code: str
+    message: str
+    type: Literal["invalid_request_error", "api_error"]
+
+
+class ErrorAnswer(TypedDict):
+    """The envelope of every error."""
+
+    error: ErrorDetail
+
+
 def parse_inference(body: dict[str, Any], settings: Settings, request_id: str) -> GenerationRequest:
     """Read a body; raises InvalidRequest where it is wrong."""
     parsed = parse_body(InferenceBody, body)
@@ -77,7 +107,11 @@ async def healthcheck(request: Request) -> Response:
     """GET /healthcheck: 200 only when a request sent now would be served."""
     health = request.state.health.ready()
     timestamp = datetime.now(UTC).isoformat()
-    body = {"status": health.status, "timestamp": timestamp, "version": FOUNDING_API_VERSION}
+    body: HealthAnswer = {
+        "status": health.status,
+        "timestamp": timestamp,
+        "version": FOUNDING_API_VERSION,
+    }
     if health.is_ok:
         return json_response(body)
     return json_response({**body, "reason": health.reason}, 503)
@@ -106,16 +140,21 @@ async def stream_events(generation: Generation) -> AsyncIterator[bytes]:
             else:
                 yield event(chunk.text)
     except PalmaError as error:
-        yield event(error_body(error))
+        yield event(error_answer(error))
 
 
-def error_body(error: PalmaError) -> dict[str, Any]:
+def error_answer(error: PalmaError) -> ErrorAnswer:
     """Return the envelope of an error."""
     status = status_code(error)
     is_clients = 400 <= status < 500 and status != 429
     code = ERROR_CODES.get(status, "invalid_request" if is_clients else "internal_error")
-    kind = "invalid_request_error" if is_clients else "api_error"
-    return {"error": {"code": code, "message": error.message, "type": kind}}
+    return {
+        "error": {
+            "code": code,
+            "message": error.message,
+            "type": "invalid_request_error" if is_clients else "api_error",
+        }
+    }
 
 
 async def _start(request: Request) -> Generation:
@@ -136,9 +175,33 @@ def _sampling_params(body: InferenceBody, settings: Settings) -> SamplingParams:
     return params if do_sample else dataclasses.replace(params, temperature=0.0)
 
 
-routes = [
-    Route(f"{PREFIX}/healthcheck", healthcheck),
-    Route(SECOND_HEALTH_PATH, healthcheck),
-    Route(f"{PREFIX}/inference", inference, methods=["POST"]),
-    Route(f"{PREFIX}/stream", stream, methods=["POST"]),
-]
+HEALTH: dict[str, Any] = {
+    "answer": HealthAnswer,
+    "other_answers": ((503, HealthAnswer),),
+    "is_public": True,
+}
+
+DIALECT = Dialect(
+    name="Palma v0.1.0",
+    operations=(
+        Operation("GET", f"{PREFIX}/healthcheck", healthcheck, "Whether it serves.", **HEALTH),
+        Operation("GET", SECOND_HEALTH_PATH, healthcheck, "The same.", **HEALTH),
+        Operation(
+            "POST",
+            f"{PREFIX}/inference",
+            inference,
+            "Answer a conversation, whole.",
+            body=InferenceBody,
+            answer=InferenceAnswer,
+        ),
+        Operation(
+            "POST",
+            f"{PREFIX}/stream",
+            stream,
+            "Answer a conversation as events, each a JSON string.",
+            body=InferenceBody,
+            event=str,
+        ),
+    ),
+    error=ErrorAnswer,
+)

@@ -36,7 +36,7 @@ from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
-from palma.engine.sampler import Choice, Sampler
+from palma.engine.sampler import Choice, Sampler, report_prompt_logprobs
 
 if TYPE_CHECKING:
     from palma.models.loader import LoadedModel
@@ -195,13 +195,40 @@ class ContinuousEngine:
                 self._tell(sequence, TokenDelta(started=True, num_cached_tokens=num_cached))
             if sequence not in self._scheduler.running:  # its sink failed
                 return
-            logits = self._runner.prefill(chunk)
+            wants_all = sequence.request.wants_prompt_logprobs
+            logits = self._runner.prefill(chunk, all_logits=wants_all)
+            if wants_all:
+                self._score_prompt(sequence, logits)
         except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
             self._fail(sequence, error)
             return
         self._scheduler.commit(sequence, chunk.num_tokens)
-        if sequence.num_uncomputed == 0:
-            self._choose_tokens([sequence], logits[None])
+        if sequence.num_uncomputed > 0:
+            return
+        if sequence.request.sampling_params.max_tokens == 0:
+            self._end(sequence, TokenDelta(finish_reason="length"))
+        else:
+            self._choose_tokens([sequence], logits[-1:])
+
+    def _score_prompt(self, sequence: Sequence, logits: torch.Tensor) -> None:
+        """Note how likely the prompt tokens after this chunk's were; tell when all are known.
+
+        Args:
+            sequence: Its `num_computed` is still the chunk's start.
+            logits: (num_tokens, vocab_size), float32, of the chunk.
+        """
+        if sequence.prompt_logprobs is None:  # told before a preemption
+            return
+        prompt = sequence.request.prompt_token_ids
+        num_known = len(sequence.prompt_logprobs)
+        first = max(0, num_known - sequence.num_computed)
+        next_token_ids = prompt[num_known + 1 : sequence.num_computed + len(logits) + 1]
+        num_top = sequence.request.sampling_params.num_logprobs or 0
+        rows = logits[first : first + len(next_token_ids)]
+        sequence.prompt_logprobs += report_prompt_logprobs(rows, next_token_ids, num_top)
+        if len(sequence.prompt_logprobs) == len(prompt) - 1:
+            self._tell(sequence, TokenDelta(prompt_logprobs=tuple(sequence.prompt_logprobs)))
+            sequence.prompt_logprobs = None
 
     def _choose_tokens(self, sequences: Rows[Sequence], logits: torch.Tensor) -> None:
         """Choose each sequence's next token from its row of (num_sequences, vocab_size)."""

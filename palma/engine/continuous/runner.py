@@ -45,17 +45,19 @@ class Runner:
         self._model.set_attn_implementation(self._attention_before)
 
     @torch.inference_mode()
-    def prefill(self, chunk: Chunk) -> torch.Tensor:
+    def prefill(self, chunk: Chunk, *, all_logits: bool = False) -> torch.Tensor:
         """Compute the next tokens of one sequence.
 
         Returns:
-            (vocab_size,), float32: the logits after the last of them.
+            (1, vocab_size), float32: the logits after the last of them, or with `all_logits`
+            (num_tokens, vocab_size): those after each.
         """
         sequence = chunk.sequence
         start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
         positions = torch.arange(start, end)[None]
         self._begin([sequence], [end], positions)
-        return self._forward([sequence.token_ids[start:end]])[0]
+        num_kept = chunk.num_tokens if all_logits else 1
+        return self._forward([sequence.token_ids[start:end]], num_kept)[0]
 
     @torch.inference_mode()
     def decode(self, sequences: Rows[Sequence]) -> torch.Tensor:
@@ -66,7 +68,7 @@ class Runner:
         """
         kv_lengths = [len(sequence.token_ids) for sequence in sequences]
         self._begin(sequences, kv_lengths, torch.tensor(kv_lengths)[:, None] - 1)
-        return self._forward([sequence.token_ids[-1:] for sequence in sequences])
+        return self._forward([sequence.token_ids[-1:] for sequence in sequences])[:, 0]
 
     def use_kernel(self, kernel: DecodeKernel) -> None:
         """Decode with a kernel from the next pass on; any thread may call it."""
@@ -89,12 +91,13 @@ class Runner:
             positions.to(self._device),
         )
 
-    def _forward(self, token_ids: list[list[int]]) -> torch.Tensor:
+    def _forward(self, token_ids: list[list[int]], num_kept: int = 1) -> torch.Tensor:
+        """Return the logits after the last tokens: (num_rows, num_kept, vocab_size), float32."""
         output = self._model(
             input_ids=torch.tensor(token_ids, device=self._device),
             position_ids=self.context.positions,
             use_cache=False,
-            logits_to_keep=1,
+            logits_to_keep=num_kept,
         )
-        logits: torch.Tensor = output.logits[:, -1].float()
+        logits: torch.Tensor = output.logits[:, -num_kept:].float()
         return logits

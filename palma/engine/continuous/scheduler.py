@@ -11,7 +11,7 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
-from palma.engine.base import EngineRequest, Sink
+from palma.engine.base import EngineRequest, Sink, TokenLogprobs
 from palma.engine.continuous.block_pool import BlockPool, NoFreeBlock
 
 
@@ -25,6 +25,7 @@ class Sequence:
         block_table: The blocks that hold them, in order.
         num_cached: Of these, tokens that were found there and not computed, at first admission.
         arrival: The order in which sequences came; it survives preemption.
+        prompt_logprobs: What is known so far of the prompt's tokens; None once it was told.
     """
 
     request: EngineRequest
@@ -34,7 +35,7 @@ class Sequence:
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
     num_cached: int | None = None
-    is_cancelled: bool = False
+    prompt_logprobs: list[TokenLogprobs] | None = field(default_factory=list)
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -161,7 +162,7 @@ class Scheduler:
     def _admit(self) -> Sequence | None:
         """Move the first waiting sequence to the running ones if all of its tokens fit."""
         sequence = self._waiting[0][1]
-        shared = self.pool.take_prefix(sequence.token_ids, sequence.request.cache_salt)
+        shared = self._take_prefix(sequence)
         num_needed = self._num_blocks(len(sequence.token_ids)) - len(shared)
         if num_needed > self.pool.num_free:
             self.pool.release(shared)
@@ -173,6 +174,12 @@ class Scheduler:
             sequence.num_cached = sequence.num_computed
         self.running.append(sequence)
         return sequence
+
+    def _take_prefix(self, sequence: Sequence) -> list[int]:
+        """Share the cached blocks that a sequence begins with; its logits may be needed anew."""
+        if sequence.request.wants_prompt_logprobs:
+            return []
+        return self.pool.take_prefix(sequence.token_ids, sequence.request.cache_salt)
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a sequence the block for its next token, preempting the last in rank if need be.

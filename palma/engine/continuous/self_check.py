@@ -124,13 +124,13 @@ def _sequence(prompt: list[int], number: int) -> Sequence:
 
 
 def _prefill(runner: Runner, sequence: Sequence, num_layers: int) -> torch.Tensor:
-    logits = torch.empty(0)
+    logits = torch.empty(1, 0)
     while sequence.num_uncomputed > 1:
         chunk = Chunk(sequence, min(CHUNK_TOKENS, sequence.num_uncomputed - 1))
         logits = runner.prefill(chunk)
         _require_one_call_a_layer(runner, num_layers)
         sequence.num_computed += chunk.num_tokens
-    return logits
+    return logits[-1]
 
 
 def _require_one_call_a_layer(runner: Runner, num_layers: int) -> None:

@@ -8,10 +8,18 @@ from typing import Any
 import openai
 import pytest
 
-from palma.api.dialects.openai_chat import NEUTRAL_VALUES
+from palma.api.dialects.openai_chat import ChatBody
+from palma.api.fields import NeutralOnly
 from tests.live_server import LiveServer, user
 
 PATH = "/v1/chat/completions"
+
+NEUTRAL_VALUES = {
+    name: mark.values
+    for name, field in ChatBody.model_fields.items()
+    for mark in field.metadata
+    if isinstance(mark, NeutralOnly)
+}
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +138,7 @@ def test_an_answer_may_be_sent_back_as_it_came(client: openai.OpenAI) -> None:
 
 
 def test_labels_and_neutral_values_are_taken(mock_server: LiveServer) -> None:
-    neutral = {name: values[0] for name, values in NEUTRAL_VALUES.items()}
+    neutral = {name: values[0] for name, values in NEUTRAL_VALUES.items() if values}
     body = {"model": "mock", "messages": user("count to 1"), "user": "me", **neutral}
 
     assert mock_server.post(PATH, body).status_code == 200
@@ -141,13 +149,8 @@ def test_labels_and_neutral_values_are_taken(mock_server: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("n", 2),
         ("n", True),
-        ("presence_penalty", 0.5),
-        ("frequency_penalty", -1),
-        ("logit_bias", {"5": 1}),
-        ("logprobs", True),
-        ("top_logprobs", 3),
+        ("audio", {"voice": "x"}),
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
@@ -168,6 +171,49 @@ def test_what_would_have_no_effect_is_refused_by_name(
     assert error["param"] == field
     assert field in error["message"]
     assert error["type"] == "invalid_request_error"
+
+
+def test_each_of_n_choices_has_its_number_streamed_or_not(client: openai.OpenAI) -> None:
+    completion = ask(client, "count to 2", n=3)
+    stream = list(
+        ask(client, "count to 2", n=3, stream=True, stream_options={"include_usage": True})
+    )
+
+    assert [(c.index, c.message.content) for c in completion.choices] == [
+        (0, "1 2 "),
+        (1, "1 2 "),
+        (2, "1 2 "),
+    ]
+    assert completion.usage.completion_tokens == 9
+    texts = ["", "", ""]
+    reasons = []
+    for chunk in stream:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+    assert texts == ["1 2 ", "1 2 ", "1 2 "]
+    assert reasons == ["stop"] * 3
+    assert stream[-1].usage == completion.usage
+
+
+def test_logprobs_cover_the_text_streamed_or_not(client: openai.OpenAI) -> None:
+    asked = {"logprobs": True, "top_logprobs": 1}
+
+    (choice,) = ask(client, "say h\u00e9!", **asked).choices
+    stream = ask(client, "say h\u00e9!", stream=True, **asked)
+
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(token.bytes) for token in tokens) == "h\u00e9!".encode()
+    assert [token.logprob for token in tokens] == [0.0] * 4
+    assert [token.top_logprobs[0].token for token in tokens] == [token.token for token in tokens]
+    streamed = [
+        token
+        for chunk in stream
+        for part in chunk.choices
+        if part.logprobs is not None
+        for token in part.logprobs.content
+    ]
+    assert [token.to_dict() for token in streamed] == [token.to_dict() for token in tokens]
 
 
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:

@@ -1,0 +1,127 @@
+"""Several answers to one HTTP request: `n` choices, or a list of prompts."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+
+from palma.core.errors import PalmaError
+from palma.core.types import MAX_SEED, GenerationRequest, TextChunk, Usage
+from palma.serving.generation import Completion, Generation
+
+
+class GenerationGroup:
+    """Generations that are read, and end, together. Lives on the event loop.
+
+    The names that a single `Generation` has mean the same here; what identifies an answer is
+    that of the first one.
+    """
+
+    def __init__(self, generations: list[Generation]) -> None:
+        self.generations = generations
+        first = generations[0]
+        self.served = first.served
+        self.engine_id = first.engine_id
+        self.public_id = first.public_id
+        self.created = first.created
+
+    async def accepted(self) -> None:
+        """Wait until the engine has every prompt; raises what went wrong with the first bad one."""
+        for generation in self.generations:
+            await generation.accepted()
+
+    async def completions(self) -> list[Completion]:
+        """Wait for all ends; one that fails ends the others."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(g.completion()) for g in self.generations]
+        except* PalmaError as group:
+            raise _first(group) from None
+        return [task.result() for task in running]
+
+    async def chunks(self) -> AsyncIterator[tuple[int, TextChunk]]:
+        """Yield the chunks of all answers as they come, each with its answer's number."""
+        if len(self.generations) == 1:
+            async for chunk in self.generations[0]:
+                yield 0, chunk
+            return
+        merged: asyncio.Queue[tuple[int, TextChunk | PalmaError]] = asyncio.Queue()
+        readers = [
+            asyncio.create_task(_read(number, generation, merged))
+            for number, generation in enumerate(self.generations)
+        ]
+        try:
+            num_open = len(readers)
+            while num_open:
+                number, item = await merged.get()
+                if isinstance(item, PalmaError):
+                    raise item
+                yield number, item
+                num_open -= item.finish_reason is not None
+        finally:
+            self.cancel()
+            for reader in readers:
+                reader.cancel()
+
+    def cancel(self) -> None:
+        """End every answer that has not ended."""
+        for generation in self.generations:
+            generation.cancel()
+
+
+def copies(request: GenerationRequest, num_copies: int) -> list[GenerationRequest]:
+    """Return the request several times; copy i of a seeded one has the seed i further."""
+    params = request.sampling_params
+    if params.seed is None:
+        return [request] * num_copies
+    seeds = [_wrapped(params.seed + number) for number in range(num_copies)]
+    return [
+        dataclasses.replace(request, sampling_params=dataclasses.replace(params, seed=seed))
+        for seed in seeds
+    ]
+
+
+def total_usage(usages: list[Usage], num_prompts: int) -> Usage:
+    """Add usages up; the copies of one prompt stand together, and it counts once.
+
+    Args:
+        usages: As many for each prompt, all of a prompt in a row.
+        num_prompts: How many prompts there were.
+    """
+    per_prompt = usages[:: len(usages) // num_prompts]
+    return Usage(
+        num_prompt_tokens=sum(usage.num_prompt_tokens for usage in per_prompt),
+        num_completion_tokens=sum(usage.num_completion_tokens for usage in usages),
+        num_cached_tokens=sum(usage.num_cached_tokens for usage in per_prompt),
+    )
+
+
+def mean_logprob(completion: Completion) -> float:
+    """Return how likely an answer was, by its tokens' mean log-probability."""
+    logprobs = [s.token.logprob for s in completion.scored_tokens if s.token.logprob is not None]
+    return sum(logprobs) / len(logprobs) if logprobs else 0.0
+
+
+def _wrapped(seed: int) -> int:
+    return seed if seed <= MAX_SEED else seed - 2 * (MAX_SEED + 1)
+
+
+def _first(group: BaseExceptionGroup[PalmaError]) -> PalmaError:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    assert isinstance(found, PalmaError)
+    return found
+
+
+async def _read(
+    number: int,
+    generation: Generation,
+    merged: asyncio.Queue[tuple[int, TextChunk | PalmaError]],
+) -> None:
+    try:
+        async for chunk in generation:
+            merged.put_nowait((number, chunk))
+    except PalmaError as error:
+        merged.put_nowait((number, error))

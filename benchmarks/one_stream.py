@@ -48,6 +48,8 @@ def time_generate(loaded: LoadedModel, prompt_ids: list[int], num_tokens: int) -
     """Return the seconds that a direct `generate` takes, and its completion tokens."""
     import torch
 
+    if loaded.choice.num_threads is not None:
+        torch.set_num_threads(loaded.choice.num_threads)
     inputs = torch.tensor([prompt_ids])
     model: Any = loaded.model
     started = time.perf_counter()

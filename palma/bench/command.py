@@ -10,74 +10,84 @@ import typer
 from palma.core.errors import PalmaError, SettingsError
 
 if TYPE_CHECKING:
-    from palma.bench.benchmark import Benchmark
+    from palma.bench.benchmark import Benchmark, Plan
+    from palma.bench.client import ServerClient
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
+Url = Annotated[str, typer.Option(help="The server to measure.")]
+Model = Annotated[
+    str | None, typer.Option(help="Model to ask for; unset: the first of /v1/models.")
+]
+ApiKey = Annotated[
+    str | None, typer.Option(help="Sent as a bearer token.", envvar="PALMA_BENCH_API_KEY")
+]
+Endpoint = Annotated[Literal["chat", "completions"], typer.Option(help="Which route to call.")]
+Concurrency = Annotated[
+    str | None,
+    typer.Option(help="Closed loop: requests kept running, a level each, like 1,8,32.  [1]"),
+]
+Rate = Annotated[
+    str | None,
+    typer.Option(help="Open loop: requests a second with Poisson arrivals, like 0.5,2."),
+]
+NumRequests = Annotated[
+    int | None,
+    typer.Option(min=1, help="Requests a level; unset: 4 a stream, at least 16."),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option(min=0.1, help="Start requests for so long a level; the last ones finish."),
+]
+PromptTokens = Annotated[
+    str, typer.Option(help="About how long prompts are: 128, 32-256 or lognormal:mean,sigma.")
+]
+OutputTokens = Annotated[str, typer.Option(help="How long answers are; the same three forms.")]
+Temperature = Annotated[float, typer.Option(min=0, help="0 is greedy.")]
+NumWarmup = Annotated[int, typer.Option(min=0, help="Requests before each level, uncounted.")]
+Seed = Annotated[
+    int, typer.Option(help="Same seed, same prompts: change it for a server that caches.")
+]
+TimeoutS = Annotated[
+    float, typer.Option(min=0.1, help="Seconds without a byte after which a request failed.")
+]
+NeedsDone = Annotated[
+    bool,
+    typer.Option(help="Whether only [DONE] ends a stream; --no-done: a finish_reason does too."),
+]
+JsonFile = Annotated[Path | None, typer.Option(help="Write all results to this file.")]
+PlotFile = Annotated[
+    Path | None, typer.Option(help="Draw throughput and latency against load into this PNG.")
+]
+
+
 def bench(
     *,
-    url: Annotated[str, typer.Option(help="The server to measure.")] = DEFAULT_URL,
-    model: Annotated[
-        str | None, typer.Option(help="Model to ask for; unset: the first of /v1/models.")
-    ] = None,
-    api_key: Annotated[
-        str | None, typer.Option(help="Sent as a bearer token.", envvar="PALMA_BENCH_API_KEY")
-    ] = None,
-    endpoint: Annotated[
-        Literal["chat", "completions"], typer.Option(help="Which route to call.")
-    ] = "chat",
-    concurrency: Annotated[
-        str | None,
-        typer.Option(help="Closed loop: requests kept running, a level each, like 1,8,32.  [1]"),
-    ] = None,
-    rate: Annotated[
-        str | None,
-        typer.Option(help="Open loop: requests a second with Poisson arrivals, like 0.5,2."),
-    ] = None,
-    requests: Annotated[
-        int | None,
-        typer.Option(min=1, help="Requests a level; unset: 4 a stream, at least 16."),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option(min=0.1, help="Start requests for so long a level; the last ones finish."),
-    ] = None,
-    prompt_tokens: Annotated[
-        str, typer.Option(help="About how long prompts are: 128, 32-256 or lognormal:mean,sigma.")
-    ] = "128",
-    output_tokens: Annotated[
-        str, typer.Option(help="How long answers are; the same three forms.")
-    ] = "128",
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before each level, uncounted.")] = 2,
-    seed: Annotated[
-        int, typer.Option(help="Same seed, same prompts: change it for a server that caches.")
-    ] = 0,
-    timeout: Annotated[
-        float, typer.Option(min=0.1, help="Seconds without a byte after which a request failed.")
-    ] = 600.0,
-    done: Annotated[
-        bool,
-        typer.Option(
-            help="Whether only [DONE] ends a stream; --no-done: a finish_reason does too."
-        ),
-    ] = True,
-    json: Annotated[Path | None, typer.Option(help="Write all results to this file.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Draw throughput and latency against load into this PNG.")
-    ] = None,
+    url: Url = DEFAULT_URL,
+    model: Model = None,
+    api_key: ApiKey = None,
+    endpoint: Endpoint = "chat",
+    concurrency: Concurrency = None,
+    rate: Rate = None,
+    requests: NumRequests = None,
+    seconds: Seconds = None,
+    prompt_tokens: PromptTokens = "128",
+    output_tokens: OutputTokens = "128",
+    temperature: Temperature = 0.0,
+    warmup: NumWarmup = 2,
+    seed: Seed = 0,
+    timeout: TimeoutS = 600.0,
+    done: NeedsDone = True,
+    json: JsonFile = None,
+    plot: PlotFile = None,
 ) -> None:
     """Measure a server: tokens a second, time to first token, latencies. Any OpenAI-compatible one.
 
     Failed requests (429, 5xx, broken or unfinished streams) are counted by kind, never as success;
     the exit status is 1 when none succeeded.
     """
-    import asyncio
-
-    from rich.console import Console
-
-    from palma.bench.benchmark import Benchmark, Plan
+    from palma.bench.benchmark import Plan
     from palma.bench.client import ServerClient
     from palma.bench.load import parse_levels
     from palma.bench.plot import require_matplotlib
@@ -99,14 +109,24 @@ def bench(
         num_warmup=warmup,
         seed=seed,
     )
+    client = ServerClient(url, api_key=api_key, timeout_s=timeout, needs_done=done)
+    _show(_run(plan, client), json, plot)
+
+
+def _run(plan: Plan, client: ServerClient) -> Benchmark:
+    import asyncio
+
+    from rich.console import Console
+
+    from palma.bench.benchmark import Benchmark
 
     async def run() -> Benchmark:
-        async with ServerClient(url, api_key=api_key, timeout_s=timeout, needs_done=done) as client:
+        async with client:
             benchmark = Benchmark(plan, client, Console(stderr=True))
             await benchmark.run()
             return benchmark
 
-    _show(asyncio.run(run()), json, plot)
+    return asyncio.run(run())
 
 
 def _show(benchmark: Benchmark, json: Path | None, plot: Path | None) -> None:

@@ -60,6 +60,7 @@ class ThreadsEngine:
         )
         self.tokenizer = loaded.tokenizer
         self._model = loaded.model
+        self._num_threads = loaded.choice.num_threads
         self._scheduler = ThreadScheduler(self._decode, executor, max_running)
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
@@ -92,6 +93,8 @@ class ThreadsEngine:
             request.logits_hook,
         )
         streamer = TokenStreamer(sequence, chooser := TokenChooser(sampler))
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)  # OpenMP keeps it for each thread
         try:
             with torch.inference_mode():
                 if request.wants_prompt_logprobs:

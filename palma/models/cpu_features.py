@@ -1,13 +1,21 @@
-"""What this machine's processor computes well, and which precision suits it."""
+"""What this machine's processor computes well, and what that means for a model's layers."""
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 BFLOAT16_MIN_PARAMETERS = 300_000_000
 """Below this a model is fast enough in float32, and reads little memory anyway."""
+
+ONE_THREAD_MAX_PARAMETERS = 20_000_000
+"""Up to this size handing a layer to several threads takes longer than computing it."""
+
+CGROUP_QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")
+"""Microseconds of CPU time for each period, in a container: "200000 100000", or "max 100000"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +72,33 @@ def choose_cpu_dtype(
     Returns:
         Torch's name of the precision, and the reason as the end of a sentence: "... because".
     """
-    size = f"{num_parameters / 1e6:,.0f}M parameters"
     if not found.has_bfloat16:
         return "float32", "this processor does not multiply bfloat16 by itself"
     if not found.has_onednn_bfloat16:
         return "float32", "this build of torch has no fast bfloat16 layers for the processor"
     if num_parameters <= BFLOAT16_MIN_PARAMETERS:
-        return "float32", f"a model of {size} is fast in it too"
-    return "bfloat16", f"the processor multiplies it natively, and {size} take half the memory"
+        return "float32", "a model of this size is fast in it too"
+    return "bfloat16", "the processor multiplies it natively, and it takes half the memory"
+
+
+def choose_num_threads(num_parameters: int, num_cpus: int) -> int:
+    """Choose how many torch threads compute one model."""
+    return 1 if num_parameters <= ONE_THREAD_MAX_PARAMETERS else num_cpus
+
+
+def count_cpus() -> int:
+    """Return the processors that this process may use, and torch would; imports torch.
+
+    OMP_NUM_THREADS and the container's quota count: threads beyond it only take turns.
+    """
+    import torch
+
+    num_cpus = torch.get_num_threads()
+    if hasattr(os, "sched_getaffinity"):
+        num_cpus = min(num_cpus, len(os.sched_getaffinity(0)))
+    try:
+        quota, period = CGROUP_QUOTA_FILE.read_text(encoding="ascii").split()
+        num_cpus = min(num_cpus, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no container, or one without a quota
+        pass
+    return num_cpus

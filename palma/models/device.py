@@ -8,6 +8,12 @@ from typing import Literal
 
 from palma.core.config import DtypeName
 from palma.core.errors import SettingsError
+from palma.models.cpu_features import (
+    choose_cpu_dtype,
+    choose_num_threads,
+    count_cpus,
+    detect_cpu_features,
+)
 
 DeviceName = Literal["auto", "cuda", "mps", "cpu"]
 
@@ -20,11 +26,13 @@ class DeviceChoice:
         device: Torch's name of the device: "cuda:0", "mps" or "cpu".
         dtype: Torch's name of the precision, such as "bfloat16".
         reason: One sentence for the operator.
+        num_threads: Torch threads that compute a step on the CPU; None leaves that to torch.
     """
 
     device: str
     dtype: str
     reason: str
+    num_threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +111,25 @@ def choose_device(found: Accelerators, device: DeviceName, dtype: DtypeName) -> 
         dtype=precision,
         reason=f"{_describe(found, name, how)}; {precision} because {why}.",
     )
+
+
+def suit_cpu(choice: DeviceChoice, num_parameters: int, dtype: DtypeName) -> DeviceChoice:
+    """Refine the choice of the CPU for a model of this size; imports torch.
+
+    Args:
+        choice: As `select_device` made it.
+        num_parameters: Of the model.
+        dtype: As the operator asked for it.
+    """
+    where, _, why_dtype = choice.reason.rstrip(".").partition("; ")
+    precision = choice.dtype
+    if dtype == "auto":
+        precision, why = choose_cpu_dtype(detect_cpu_features(), num_parameters)
+        why_dtype = f"{precision} because {why}"
+    num_threads = choose_num_threads(num_parameters, count_cpus())
+    threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
+    reason = f"{where}; {why_dtype}; {threads} for {num_parameters / 1e6:,.0f}M parameters."
+    return DeviceChoice(choice.device, precision, reason, num_threads)
 
 
 def _describe(found: Accelerators, name: str, how: str) -> str:

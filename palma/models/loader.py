@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from palma.core.config import Settings
 from palma.core.errors import ModelLoadError, SettingsError
-from palma.models.checkpoint import check_checkpoint, naming
-from palma.models.device import DeviceChoice, prepare_environment, select_device
+from palma.models.checkpoint import check_checkpoint, count_parameters, naming
+from palma.models.device import DeviceChoice, prepare_environment, select_device, suit_cpu
 from palma.models.download import fetch_snapshot
 from palma.models.spec import ModelSpec
 from palma.models.tokenizer import HFTokenizer
@@ -69,9 +69,7 @@ def load_model(spec: ModelSpec, settings: Settings) -> LoadedModel:
     prepare_environment()
     started = time.monotonic()
     choice = select_device(settings.device, settings.torch_dtype)
-    logger.info(
-        "Loading %s on %s in %s: %s", spec.model_id, choice.device, choice.dtype, choice.reason
-    )
+    logger.info("Loading %s on %s", spec.model_id, choice.device)
     folder = spec.source if isinstance(spec.source, Path) else fetch_snapshot(spec, settings)
     with naming(spec.model_id):
         loaded = _load_folder(folder, spec, settings, choice)
@@ -83,6 +81,9 @@ def _load_folder(
     folder: Path, spec: ModelSpec, settings: Settings, choice: DeviceChoice
 ) -> LoadedModel:
     check_checkpoint(folder, settings)
+    if choice.device == "cpu":
+        choice = suit_cpu(choice, count_parameters(folder), settings.torch_dtype)
+    logger.info("%s on %s in %s: %s", spec.model_id, choice.device, choice.dtype, choice.reason)
     try:
         config = _load_config(folder, settings)
         max_model_len = _max_model_len(config, settings)

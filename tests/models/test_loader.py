@@ -122,7 +122,7 @@ def test_the_log_tells_the_device_the_reason_and_the_seconds(
     with caplog.at_level(logging.INFO, "palma.models.loader"):
         load(checkpoint, make_settings)
 
-    assert "Loading tiny on cpu in float32: The CPU was asked for" in caplog.text
+    assert "tiny on cpu in float32: The CPU was asked for" in caplog.text
     assert "Loaded tiny in " in caplog.text
 
 

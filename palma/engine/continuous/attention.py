@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from palma.engine.continuous.cpu_kernel import DecodeKernel
 from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.score_rules import ScoreRules
 
 ATTENTION_NAME = "palma_paged"
 CONTEXT_ATTRIBUTE = "palma_forward_context"
@@ -131,6 +132,7 @@ def paged_attention(
     context: ForwardContext = getattr(module, CONTEXT_ATTRIBUTE)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     context.num_calls[layer] = context.num_calls.get(layer, 0) + 1
+    rules = ScoreRules(scaling, sliding_window, softcap, s_aux)
     kernel = context.kernel
     if kernel is not None and kernel.takes(query, key, value):
         attended = kernel.attend(
@@ -141,27 +143,11 @@ def paged_attention(
             block_tables=context.block_tables,
             kv_lengths=context.kv_lengths,
             block_size=context.kv_cache.block_size,
-            scaling=scaling,
-            sliding_window=sliding_window,
-            softcap=softcap,
-            sinks=s_aux,
+            rules=rules,
         )
         return attended, None
     keys, values = _store_and_gather(context, layer, key, value)
-    mask = context.mask(sliding_window)
-    if softcap is not None or s_aux is not None:
-        attended = _attend_by_hand(
-            query, keys, values, mask, scaling=scaling, softcap=softcap, sinks=s_aux
-        )
-    else:
-        attended = scaled_dot_product_attention(
-            query,
-            keys,
-            values,
-            attn_mask=mask,
-            scale=scaling,
-            enable_gqa=query.shape[1] != keys.shape[1],
-        )
+    attended = _attend(query, keys, values, context.mask(sliding_window), rules)
     return attended.transpose(1, 2).contiguous(), None
 
 
@@ -179,29 +165,45 @@ def _store_and_gather(
     return gathered[0], gathered[1]
 
 
+def _attend(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor | None,
+    rules: ScoreRules,
+) -> torch.Tensor:
+    """Return (batch, num_heads, length, value_dim); the other shapes are `paged_attention`'s."""
+    if rules.softcap is not None or rules.sinks is not None:
+        return _attend_by_hand(query, keys, values, mask, rules)
+    return scaled_dot_product_attention(
+        query,
+        keys,
+        values,
+        attn_mask=mask,
+        scale=rules.scaling,
+        enable_gqa=query.shape[1] != keys.shape[1],
+    )
+
+
 def _attend_by_hand(
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor | None,
-    *,
-    scaling: float | None,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
+    rules: ScoreRules,
 ) -> torch.Tensor:
-    """Attention with what the fused kernel lacks; shapes as in `paged_attention`."""
+    """Attention with what the fused kernel lacks."""
     num_groups = query.shape[1] // keys.shape[1]
     keys = keys.repeat_interleave(num_groups, dim=1)
     values = values.repeat_interleave(num_groups, dim=1)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query @ keys.transpose(2, 3)) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
+    scores = (query @ keys.transpose(2, 3)) * rules.scale(query.shape[-1])
+    if rules.softcap is not None:
+        scores = rules.softcap * torch.tanh(scores / rules.softcap)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     scores = scores.float()
-    if sinks is not None:
-        column = sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+    if rules.sinks is not None:
+        column = rules.sinks.float().reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, column], dim=-1)
     weights = scores.softmax(dim=-1)[..., : keys.shape[2]]
     return weights.to(values.dtype) @ values

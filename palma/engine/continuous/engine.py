@@ -84,6 +84,7 @@ class ContinuousEngine:
         self._scheduler = Scheduler(BlockPool(num_blocks, block_size), max_running)
         self._pacer = PrefillPacer(max_prefill_tokens)
         self._device = loaded.model.device
+        self._num_threads = loaded.choice.num_threads
         self._samplers: dict[Sequence, Sampler] = {}
         self._lock = threading.Lock()  # guards what other threads touch: the next four
         self._wake = threading.Condition(self._lock)
@@ -146,6 +147,8 @@ class ContinuousEngine:
 
     def _run(self) -> None:
         """The step loop; ends when the engine closes."""
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)
         while self._take_news():
             self.step()
         for sequence in list(self._sequences.values()):

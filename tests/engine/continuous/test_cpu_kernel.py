@@ -26,6 +26,7 @@ from palma.engine.continuous.cpu_kernel import (
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Sequence
+from palma.engine.continuous.score_rules import ScoreRules
 from tests.tiny_models import tiny_llama
 
 MAX_RELATIVE_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -101,10 +102,7 @@ class Case:
             block_tables=self.block_tables,
             kv_lengths=self.kv_lengths,
             block_size=self.block_size,
-            scaling=self.scaling,
-            sliding_window=self.sliding_window,
-            softcap=self.softcap,
-            sinks=self.sinks,
+            rules=ScoreRules(self.scaling, self.sliding_window, self.softcap, self.sinks),
         )
 
     def expected(self, row: int) -> torch.Tensor:

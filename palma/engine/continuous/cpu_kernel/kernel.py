@@ -7,10 +7,14 @@ from pathlib import Path
 
 import torch
 
+from palma.engine.continuous.score_rules import ScoreRules
+
 MAX_HEAD_DIM = 1024
 """`kMaxDim` in decode_attention.cpp."""
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
+
+PLAIN_SCORES = ScoreRules()
 
 _Strides = ctypes.c_int64 * 2
 
@@ -72,10 +76,7 @@ class DecodeKernel:
         block_tables: torch.Tensor,
         kv_lengths: torch.Tensor,
         block_size: int,
-        scaling: float | None = None,
-        sliding_window: int | None = None,
-        softcap: float | None = None,
-        sinks: torch.Tensor | None = None,
+        rules: ScoreRules = PLAIN_SCORES,
     ) -> torch.Tensor:
         """Store each sequence's new key and value, then attend to all of its own.
 
@@ -88,10 +89,7 @@ class DecodeKernel:
             block_tables: (batch, max_blocks), int32, contiguous; not checked.
             kv_lengths: (batch,), int32: tokens of each sequence, the new one included; at least 1.
             block_size: Tokens a block holds.
-            scaling: Factor of the scores; None means head_dim ** -0.5.
-            sliding_window: Most keys a query sees, itself included.
-            softcap: Scores go through `softcap * tanh(score / softcap)`.
-            sinks: (num_heads,): scores of a sink that takes probability and gives nothing.
+            rules: Of the scores.
 
         Returns:
             (batch, 1, num_heads, value_dim).
@@ -99,20 +97,12 @@ class DecodeKernel:
         batch, num_heads, _, head_dim = query.shape
         num_kv_heads, num_slots, value_dim = values.shape
         output = query.new_empty(batch, 1, num_heads, value_dim)
-        sinks = None if sinks is None else sinks.float().contiguous()
+        sinks = None if rules.sinks is None else rules.sinks.float().contiguous()
         call = _Call(
-            query.data_ptr(),
-            key.data_ptr(),
-            value.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            output.data_ptr(),
-            block_tables.data_ptr(),
-            kv_lengths.data_ptr(),
+            *(tensor.data_ptr() for tensor in (query, key, value, keys, values, output)),
+            *(tensor.data_ptr() for tensor in (block_tables, kv_lengths)),
             None if sinks is None else sinks.data_ptr(),
-            _Strides(query.stride(0), query.stride(1)),
-            _Strides(key.stride(0), key.stride(1)),
-            _Strides(value.stride(0), value.stride(1)),
+            *(_Strides(*tensor.stride()[:2]) for tensor in (query, key, value)),
             batch,
             num_heads,
             num_kv_heads,
@@ -121,10 +111,10 @@ class DecodeKernel:
             num_slots,
             block_size,
             block_tables.shape[1],
-            sliding_window or 0,
+            rules.sliding_window or 0,
             torch.get_num_threads(),
-            head_dim**-0.5 if scaling is None else scaling,
-            softcap or 0.0,
+            rules.scale(head_dim),
+            rules.softcap or 0.0,
         )
         self._function(ctypes.byref(call), query.dtype == torch.bfloat16)
         return output

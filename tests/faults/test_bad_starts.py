@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.server_process import REPOSITORY, palma_command, uvicorn_command
+from tests.live_server import LiveServer, counting_neighbour, unharmed_neighbour
 
 BAD_STARTS: dict[str, tuple[list[str], dict[str, str], str, list[str]]] = {
     # name: flags, environment, .env, words in the line
@@ -26,10 +26,12 @@ BAD_STARTS: dict[str, tuple[list[str], dict[str, str], str, list[str]]] = {
 
 
 @pytest.fixture(scope="module")
-def bad_starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FailedStart]:
-    """The outcome of each start; they run at the same time."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+def bad_starts(
+    tmp_path_factory: pytest.TempPathFactory, mock_server: LiveServer
+) -> dict[str, FailedStart]:
+    """The outcome of each start; they run at the same time, beside the server on the port."""
+    port = str(mock_server.port)
+    with unharmed_neighbour(mock_server, counting_neighbour(100)):
         starts = {}
         for name, (flags, environment, env_file, _) in BAD_STARTS.items():
             folder = tmp_path_factory.mktemp("start")

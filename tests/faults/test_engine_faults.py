@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from palma.engine.base import TokenDelta
-from tests.calls import CALLS, INFERENCE, STREAM, STREAMS, Answer, Call
+from tests.calls import CALLS, CHAT, CHAT_STREAM, INFERENCE, STREAM, STREAMS, Answer, Call
 from tests.faults.tiny_engines import GREEDY, make_tiny_engine, slow_neighbour, spoil_logits
 from tests.live_server import LiveServer, running_server, unharmed_neighbour, wait_until
 from tests.spy_engine import Spy
@@ -117,15 +117,37 @@ def test_requests_beyond_the_cap_all_finish_in_the_order_of_their_start() -> Non
     spy = Spy(make_engine=make_tiny_engine)
     with running_server(load=spy.load, threads_max_workers=2) as server:
         asks = [(CALLS[n % 4], f"question {n}", GREEDY) for n in range(22)]
+        alone = [call.ask(server, text, **params).text for call, text, params in asks]
+        spy.submitted.clear()
+        spy.started.clear()
 
         answers = ask_together(server, asks)
 
         assert all(answer.is_whole for answer in answers)
+        assert [answer.text for answer in answers] == alone
         assert len(spy.submitted) == 22
         for position, request in enumerate(spy.submitted):
             # Two that start together may report in either order.
             assert abs(spy.started.index(request) - position) <= 1
         server.wait_until_idle()
+
+
+def test_a_log_probability_of_minus_infinity_is_a_number_in_json(tiny_server: LiveServer) -> None:
+    """Fault 65."""
+    asked = {**GREEDY, "logprobs": True, "top_logprobs": 5, "max_tokens": 2}
+    with unharmed_neighbour(tiny_server, slow_neighbour(tiny_server)):
+        whole = tiny_server.post(CHAT.path, CHAT.body("[few]", **asked))
+        events = tiny_server.events(CHAT_STREAM.path, CHAT_STREAM.body("[few]", **asked))
+
+    assert whole.status_code == 200, whole.text
+    tokens = whole.json()["choices"][0]["logprobs"]["content"]
+    assert len(tokens) == 2
+    for token in tokens:
+        found = [rival["logprob"] for rival in token["top_logprobs"]]
+        assert found[0] > found[1] > -100
+        assert found[2:] == [-9999.0] * 3
+    choices = [choice for event in events[:-1] for choice in event["choices"]]
+    assert [t for c in choices if c["logprobs"] for t in c["logprobs"]["content"]] == tokens
 
 
 # --- Saturation and stalls ---------------------------------------------------------------------
@@ -138,8 +160,10 @@ def test_probes_answer_at_once_while_the_engine_is_saturated() -> None:
         running_server(load=spy.load, threads_max_workers=2, stall_timeout_s=1) as server,
         ThreadPoolExecutor(12) as clients,
     ):
+        params = {"temperature": 0, "max_tokens": 60}
+        alone = [call.ask(server, f"question {n}", **params).text for n, call in enumerate(CALLS)]
         asks = [
-            clients.submit(call.ask, server, f"question {n}", temperature=0, max_tokens=60)
+            clients.submit(call.ask, server, f"question {n % 4}", **params)
             for n, call in enumerate(CALLS * 3)
         ]
         wait_until(lambda: server.counts()[1] >= 5, "requests wait")
@@ -149,6 +173,7 @@ def test_probes_answer_at_once_while_the_engine_is_saturated() -> None:
         # An orchestrator that gets no answer soon kills the server. A probe may be unlucky.
         assert statistics.median(times_s) < 0.1
         assert all(ask.result().is_whole for ask in asks)
+        assert [ask.result().text for ask in asks] == alone * 3
         server.wait_until_idle()
 
 

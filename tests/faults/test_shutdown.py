@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
@@ -12,11 +13,19 @@ import pytest
 from tests.calls import CALLS, CHAT, CHAT_STREAM, STREAM, Answer
 from tests.faults.probes import HEALTHCHECKS, check_retry_after, status_of
 from tests.faults.server_process import COMMANDS, server_process
-from tests.live_server import LiveServer, read_to_end, wait_until
+from tests.live_server import LiveServer, read_to_end, unharmed_neighbour, wait_until
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="Windows has no SIGTERM to send to a process"
 )
+
+
+@pytest.fixture(autouse=True)
+def other_server(mock_server: LiveServer) -> Iterator[None]:
+    """Another server on this machine, whose stream goes on while the one under test ends."""
+    with unharmed_neighbour(mock_server):
+        yield
+
 
 every_command = pytest.mark.parametrize("command", COMMANDS)
 

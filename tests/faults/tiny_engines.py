@@ -26,7 +26,7 @@ TEMPLATE = (
 
 GREEDY = {"temperature": 0, "max_tokens": 20}
 
-SPOILED = {"nan": float("nan"), "inf": float("-inf")}
+SPOILED = {"nan": float("nan"), "inf": float("-inf"), "few": float("-inf")}
 
 
 def make_tiny_engine(executor: Executor, max_running: int) -> Engine:
@@ -47,7 +47,9 @@ def make_templated_engine(executor: Executor, max_running: int) -> Engine:
 
 def spoil_logits(request: EngineRequest, prompt: str) -> EngineRequest:
     """Give a logits hook to prompts that ask for one, as `[raise]` or `[nan late]` do."""
-    kind = next((kind for kind in ("raise", "nan", "inf", "slow") if f"[{kind}" in prompt), None)
+    kind = next(
+        (kind for kind in ("raise", "nan", "inf", "few", "slow") if f"[{kind}" in prompt), None
+    )
     if kind is None:
         return request
     num_good_tokens = 15 if " late]" in prompt else 0
@@ -65,9 +67,11 @@ def spoil_logits(request: EngineRequest, prompt: str) -> EngineRequest:
 
 
 def completion_ids(logits: torch.Tensor, kind: str) -> torch.Tensor:
-    """Return the ids to spoil: one is enough for NaN, -inf takes all."""
+    """Return the ids to spoil: one for NaN, all for -inf, and "few" leaves the likeliest two."""
     import torch
 
+    if kind == "few":
+        return logits.argsort(descending=True)[2:]
     return torch.arange(1 if kind == "nan" else logits.numel())
 
 

@@ -13,7 +13,14 @@ from pathlib import Path
 import pytest
 
 from tests.faults.server_process import palma_command
-from tests.live_server import LiveServer, running_server, unharmed_neighbour, user, wait_until
+from tests.live_server import (
+    LiveServer,
+    counting_neighbour,
+    running_server,
+    unharmed_neighbour,
+    user,
+    wait_until,
+)
 
 from .fake_hub import BAD_TOKEN, GATED, RATE_LIMITED, Refusal, running_hub
 
@@ -116,10 +123,14 @@ def test_palma_serve_ends_when_the_model_cannot_be_loaded(
 
 
 def test_palma_serve_ends_with_the_remedy_when_the_hub_refuses(
-    checkpoint: Path, tmp_path: Path
+    checkpoint: Path, tmp_path: Path, mock_server: LiveServer
 ) -> None:
     """Fault 125: three processes at the same time; none prints the token."""
-    with running_hub() as hub, contextlib.ExitStack() as stack:
+    with (
+        unharmed_neighbour(mock_server, counting_neighbour(100)),
+        running_hub() as hub,
+        contextlib.ExitStack() as stack,
+    ):
         hub.folders = dict.fromkeys(REFUSALS, checkpoint)
         hub.refusals = {model_id: refusal for model_id, (refusal, _) in REFUSALS.items()}
         environment = {

@@ -18,6 +18,7 @@ def clean_environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in SETTING_NAMES:
             patch.delenv(name, raising=False)
+        patch.setenv("RESPONSES_DATABASE_URL", "sqlite://")  # else in the home folder
         patch.setenv("HF_HUB_OFFLINE", "1")  # for processes that tests start
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is read at import
         yield

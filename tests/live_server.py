@@ -16,7 +16,8 @@ import httpx
 from palma.api.app import create_app
 from palma.api.server import bind, build_server
 from palma.core.config import Settings
-from palma.serving.registry import LoadEngine, load_engine
+from palma.serving.instance import LoadEngine
+from palma.serving.registry import load_engine
 
 PATIENCE_S = 20.0
 """Longest wait for anything that a healthy server does at once."""

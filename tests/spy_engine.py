@@ -133,10 +133,12 @@ class FailingTokenizer(MockTokenizer):
     def __init__(self, errors: dict[tuple[str, str], Exception]) -> None:
         self._errors = errors
 
-    def render_chat(self, messages: tuple[Message, ...]) -> str:
+    def render_chat(
+        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
+    ) -> str:
         """Render, or raise."""
         self._maybe_raise("render_chat", " ".join(message.content for message in messages))
-        return super().render_chat(messages)
+        return super().render_chat(messages, continue_final_message=continue_final_message)
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """Encode, or raise."""

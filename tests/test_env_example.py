@@ -46,6 +46,7 @@ def values_of(text: str) -> dict[str, str | None]:
     "text", [as_it_is(), with_everything_switched_on()], ids=["as it is", "everything switched on"]
 )
 def test_its_values_are_the_defaults(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RESPONSES_DATABASE_URL")  # the tests' own
     for name, value in values_of(text).items():
         assert value is not None, f"{name} has no value"
         monkeypatch.setenv(name, value)

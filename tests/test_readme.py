@@ -121,10 +121,28 @@ def test_stream_with_curl_ends_with_the_marker(address: str) -> None:
 @needs_curl
 @needs_palmita
 def test_chat_completion_with_curl_names_the_capital(address: str) -> None:
-    answer = json.loads(run_bash(block_with("bash", "/v1/chat/completions"), address))
+    answer = json.loads(run_bash(block_with("bash", 'of Puerto Rico?"}],'), address))
 
     assert "San Juan" in answer["choices"][0]["message"]["content"]
     assert answer["model"] == "palmita"
+
+
+@needs_curl
+@needs_palmita
+def test_a_choice_with_curl_is_one_of_the_two(address: str) -> None:
+    answer = json.loads(run_bash(block_with("bash", '"choice"'), address))
+
+    assert answer["choices"][0]["message"]["content"] in ("Paris", "Lyon")
+
+
+@needs_curl
+@needs_palmita
+def test_embeddings_with_curl_are_two_vectors(address: str) -> None:
+    answer = json.loads(run_bash(block_with("bash", "/v1/embeddings"), address))
+
+    first, second = (item["embedding"] for item in answer["data"])
+    assert len(first) == len(second) > 100
+    assert first != second
 
 
 @needs_curl

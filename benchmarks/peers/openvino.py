@@ -44,4 +44,5 @@ class OpenVino:
         """Start our HTTP server around it."""
         folder = beside(model_dir, f"openvino-{precision}")
         python = peers_dir / "openvino" / "bin" / "python"
-        return start([str(python), str(SERVER), str(folder), str(port)], environment(), log)
+        # -P: a file beside the script has the name of its package.
+        return start([str(python), "-P", str(SERVER), str(folder), str(port)], environment(), log)

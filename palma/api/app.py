@@ -12,13 +12,31 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from palma.api import ops
-from palma.api.auth import ApiKeyMiddleware
-from palma.api.dialects import openai_chat, openai_models, palma
+from palma.api import ollama_shapes, ops
+from palma.api.auth import AuthMiddleware
+from palma.api.dialects import (
+    anthropic,
+    falcon,
+    gallama,
+    llama_stack,
+    ollama,
+    ollama_embeddings,
+    ollama_models,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_models,
+    openai_responses,
+    palma,
+    rerank,
+    tokenize,
+)
+from palma.api.docs import routes as docs
+from palma.api.docs.routes import Documentation
 from palma.api.drain import DrainOnSignal
 from palma.api.errors import Envelope, ErrorResponses, MethodNotAllowed, RouteNotFound
 from palma.api.middleware import (
@@ -28,18 +46,45 @@ from palma.api.middleware import (
     RequestIdMiddleware,
 )
 from palma.api.openai_shapes import error_answer
+from palma.api.wire import LINES_MEDIA_TYPE
+from palma.core.access import Door
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
 from palma.core.telemetry import Telemetry
+from palma.serving.database import check_url
+from palma.serving.downloads import Downloads
+from palma.serving.embeddings import EmbeddingService
+from palma.serving.encoders import EncoderPlan, plan_encoders
 from palma.serving.health import HealthMonitor
-from palma.serving.registry import LoadEngine, ModelRegistry, load_engine, served_model_id
+from palma.serving.instance import LoadEngine, LoadPlan
+from palma.serving.model_options import startup_plans
+from palma.serving.registry import ModelRegistry, load_engine
+from palma.serving.response_store import ResponseStore
 from palma.serving.service import GenerationService
 
 logger = logging.getLogger(__name__)
 
 GZIP_MINIMUM_BYTES = 1000
 
-DIALECTS = (ops.DIALECT, palma.DIALECT, openai_chat.DIALECT, openai_models.DIALECT)
+DIALECTS = (
+    ops.DIALECT,
+    docs.DIALECT,
+    palma.DIALECT,
+    openai_chat.DIALECT,
+    openai_completions.DIALECT,
+    openai_models.DIALECT,
+    openai_responses.DIALECT,
+    openai_embeddings.DIALECT,
+    rerank.DIALECT,
+    tokenize.DIALECT,
+    anthropic.DIALECT,
+    ollama.DIALECT,
+    ollama_models.DIALECT,
+    ollama_embeddings.DIALECT,
+    llama_stack.DIALECT,
+    gallama.DIALECT,
+    falcon.DIALECT,  # last: its paths take any name, the literal ones of others included
+)
 
 ROUTES = [route for dialect in DIALECTS for route in dialect.routes]
 
@@ -53,6 +98,16 @@ PUBLIC_PATHS = frozenset(
 ENVELOPES: dict[str, Envelope] = {
     palma.PREFIX: palma.error_answer,
     palma.SECOND_HEALTH_PATH: palma.error_answer,
+    anthropic.PREFIX: anthropic.error_answer,
+    ollama_models.ROOT: ollama_shapes.error_answer,
+    ollama_shapes.PREFIX: ollama_shapes.error_answer,
+    llama_stack.COMPLETION: llama_stack.error_answer,
+    llama_stack.CHAT_COMPLETION: llama_stack.error_answer,
+    llama_stack.V1_PREFIX: llama_stack.error_answer,
+    **dict.fromkeys(gallama.PATHS, gallama.error_answer),
+    falcon.INFERENCE: falcon.error_answer,
+    falcon.PREDICTIONS: falcon.error_answer,
+    falcon.CHAT: falcon.error_answer,
 }
 
 
@@ -70,11 +125,13 @@ def create_app(
         on_load_failure: Called when it cannot; otherwise the server stays up as `unhealthy`.
 
     Raises:
-        SettingsError: MODEL_ID names nothing that could be a model.
+        SettingsError: MODEL_ID, MODELS or the like names nothing that could be a model, or
+            RESPONSES_DATABASE_URL no database.
     """
-    model_id = served_model_id(settings)
+    check_url(settings)
+    plans = startup_plans(settings)
+    encoder_plans = plan_encoders(settings)
     error_responses = ErrorResponses(ENVELOPES, default=error_answer)
-    api_key = settings.api_key.get_secret_value() if settings.api_key else None
     app = Starlette(
         routes=ROUTES,
         middleware=[
@@ -82,11 +139,15 @@ def create_app(
             Middleware(CorsMiddleware, settings.allowed_origins),
             Middleware(ErrorMiddleware, settings, error_responses),
             Middleware(OptionsMiddleware, settings.default_access_control_max_age, ROUTES),
-            Middleware(GZipMiddleware, minimum_size=GZIP_MINIMUM_BYTES),
-            Middleware(ApiKeyMiddleware, api_key, PUBLIC_PATHS),
+            Middleware(
+                GZipMiddleware,
+                minimum_size=GZIP_MINIMUM_BYTES,
+                exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, LINES_MEDIA_TYPE),
+            ),
+            Middleware(AuthMiddleware, Door.of(settings), PUBLIC_PATHS),
         ],
         exception_handlers={HTTPException: _raise_own_error},
-        lifespan=_lifespan(settings, model_id, load, on_load_failure),
+        lifespan=_lifespan(settings, plans, encoder_plans, load, on_load_failure),
     )
     app.router.redirect_slashes = False
     return app
@@ -94,17 +155,21 @@ def create_app(
 
 def _lifespan(
     settings: Settings,
-    model_id: str,
+    plans: list[LoadPlan],
+    encoder_plans: list[EncoderPlan],
     load: LoadEngine,
     on_load_failure: Callable[[PalmaError], None] | None,
 ) -> Callable[[Starlette], Any]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        # One thread more than may generate: prompts are tokenized while all others are busy.
+        # For prompts, and one for encoders: engines bring threads of their own, so none waits.
         executor = ThreadPoolExecutor(settings.threads_max_workers + 1, "palma")
-        registry = ModelRegistry(settings, model_id, executor, load)
+        registry = ModelRegistry(plans, load)
         telemetry = Telemetry()
         service = GenerationService(settings, registry, executor, telemetry)
+        embeddings = EmbeddingService(settings, encoder_plans, service, executor, telemetry)
+        response_store = ResponseStore(settings)
+        background_responses = openai_responses.BackgroundResponses()
         health = HealthMonitor(service, settings.stall_timeout_s)
         telemetry.watch("palma_requests_running", "Being computed.", lambda: service.num_running)
         telemetry.watch("palma_requests_waiting", "Taken, waiting.", lambda: service.num_waiting)
@@ -114,34 +179,45 @@ def _lifespan(
             last_bytes_s=max(settings.send_timeout_s, settings.body_timeout_s),
         )
         drain.install()
-        loading = asyncio.create_task(_load(registry, on_load_failure))
+        loading = asyncio.create_task(_load(registry, embeddings, on_load_failure))
         try:
             yield {
                 "settings": settings,
                 "service": service,
+                "embeddings": embeddings,
+                "response_store": response_store,
+                "background_responses": background_responses,
                 "health": health,
                 "telemetry": telemetry,
+                "downloads": Downloads(settings),
+                "documentation": Documentation(DIALECTS, needs_key=not Door.of(settings).is_open),
             }
         finally:
             loading.cancel()
             await service.drain(grace_s=0)
+            await background_responses.close()
+            await response_store.close()
+            await asyncio.to_thread(service.close)
             await registry.close()
             await asyncio.to_thread(executor.shutdown)
+            embeddings.close()
             drain.uninstall()
 
     return lifespan
 
 
 async def _load(
-    registry: ModelRegistry, on_load_failure: Callable[[PalmaError], None] | None
+    registry: ModelRegistry,
+    embeddings: EmbeddingService,
+    on_load_failure: Callable[[PalmaError], None] | None,
 ) -> None:
     await registry.load()
-    if registry.failure is None:
-        return
-    if on_load_failure is not None:
-        on_load_failure(registry.failure)
-    else:
-        logger.error("cannot serve: %s", registry.failure.message)
+    if registry.failure is not None:
+        if on_load_failure is not None:
+            on_load_failure(registry.failure)
+        else:
+            logger.error("cannot serve: %s", registry.failure.message)
+    await embeddings.load()
 
 
 def _raise_own_error(request: Request, error: Exception) -> Response:

@@ -30,10 +30,16 @@ class BadHttpRequest(HttpError):
 
 
 class Unauthorized(HttpError):
-    """The API key is missing or wrong."""
+    """The API key or the token is missing or wrong."""
 
     code = "invalid_api_key"
     headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(HttpError):
+    """The operator lets nobody do this here."""
+
+    code = "forbidden"
 
 
 class RouteNotFound(HttpError):
@@ -80,7 +86,9 @@ STATUS_CODES: Mapping[type[errors.PalmaError], int] = {
     BadHttpRequest: 400,
     errors.InvalidRequest: 400,
     Unauthorized: 401,
+    Forbidden: 403,
     errors.ModelNotFound: 404,
+    errors.ResourceNotFound: 404,
     RouteNotFound: 404,
     MethodNotAllowed: 405,
     RequestTimeout: 408,
@@ -123,7 +131,8 @@ class ErrorResponses:
     """Answers errors in the envelope of the dialect that owns the path.
 
     Args:
-        envelopes: Path prefix to envelope.
+        envelopes: Path, without a slash at its end, to the envelope of all that lies at or below
+            it; the longest one counts.
         default: The envelope of every other path.
     """
 
@@ -139,8 +148,8 @@ class ErrorResponses:
         return kind(body, status, headers, media_type="application/json")
 
     def _envelope(self, path: str) -> Envelope:
-        owners = (e for prefix, e in self._envelopes.items() if path.startswith(prefix))
-        return next(owners, self._default)
+        owners = [own for own in self._envelopes if path == own or path.startswith(f"{own}/")]
+        return self._envelopes[max(owners, key=len)] if owners else self._default
 
 
 class LingeringResponse(Response):

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    FailFast,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from palma.core.errors import InvalidRequest
 from palma.core.types import MAX_SEED, SamplingParams
 
+SUPPORT = "x-support"
+"""Keyword of a field's JSON Schema: `neutral_only` or `label`; without it the field is honoured."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)  # typing would take one of 0 for one of False
 class NeutralOnly:
     """Marks a field that is not honoured: only null, and values that ask for nothing, are taken.
 
@@ -42,7 +47,7 @@ class NeutralOnly:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         """Show the values that are taken."""
-        return {"enum": [None, *self.values]}
+        return {"enum": [None, *self.values], SUPPORT: "neutral_only"}
 
     def _check(self, value: Any) -> Any:
         if value is None or any(_is_same(value, neutral) for neutral in self.values):
@@ -55,6 +60,12 @@ class NeutralOnly:
 class Label:
     """Marks a field that labels a request and asks nothing of the answer: any value is taken."""
 
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Show that it is a label."""
+        return {**handler(schema), SUPPORT: "label"}
+
 
 def _is_same(value: Any, neutral: Any) -> bool:
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
@@ -64,6 +75,7 @@ MAX_MESSAGES = 10_000
 """They are checked on the event loop: this many take some 20 ms."""
 
 MAX_BIASES = 1024
+MAX_BIAS_CHARS = 100
 MAX_STOP_TOKEN_IDS = 128
 MAX_STOP_STRINGS = 4
 MAX_STOP_CHARS = 1000
@@ -76,8 +88,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES), FailFast()]
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
 """A conversation in the dialect's own kind of message."""
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # which pydantic takes for the numbers of a Literal
+        raise ValueError("must be a number")
+    return value
+
 
 MaxTokens = Annotated[int, Field(ge=1)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
@@ -88,17 +107,26 @@ RepetitionPenalty = Annotated[float, Field(ge=0.01, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TypicalP = Annotated[float, Field(gt=0, le=1)]
+Mirostat = Annotated[Literal[0, 1, 2], BeforeValidator(_not_bool)]
 Seed = Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
+StopList = Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]
 StopStrings = Annotated[
-    list[StopString], Field(max_length=MAX_STOP_STRINGS), BeforeValidator(_as_list)
+    StopList, BeforeValidator(_as_list, json_schema_input_type=StopString | StopList)
 ]
 """One string or a list of up to four."""
 
 
-def _token_ids_as_numbers(value: Any) -> Any:
-    """Turn the keys of `{"123": 1.5}`, which JSON makes strings, into token ids."""
+def _token_ids_as_numbers(value: Any, info: ValidationInfo) -> Any:
+    """Turn the keys of `{"123": 1.5}`, which JSON makes strings, into token ids.
+
+    They stay text where the field `logit_bias_type`, which must come before, says that.
+    """
     if not isinstance(value, dict):
+        return value
+    if info.data.get("logit_bias_type") in TEXT_BIAS_TYPES:
+        if not all(isinstance(key, str) and 0 < len(key) <= MAX_BIAS_CHARS for key in value):
+            raise ValueError(f"the keys must be texts of 1 to {MAX_BIAS_CHARS} characters")
         return value
     if not all(isinstance(key, str) and key.isascii() and key.isdigit() for key in value):
         raise ValueError("the keys must be token ids")
@@ -106,9 +134,11 @@ def _token_ids_as_numbers(value: Any) -> Any:
 
 
 LogitBias = Annotated[
-    dict[int, Bias], Field(max_length=MAX_BIASES), BeforeValidator(_token_ids_as_numbers)
+    dict[int | str, Bias],
+    Field(max_length=MAX_BIASES),
+    BeforeValidator(_token_ids_as_numbers, json_schema_input_type=dict[str, Bias]),
 ]
-"""Token ids, written as strings, and what is added to their logits."""
+"""Token ids, written as strings, or texts; and what is added to their logits."""
 
 StopTokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_TOKEN_IDS)]
 
@@ -131,6 +161,10 @@ class SamplingBody(BaseModel):
 
     def sampling_params(self, max_tokens: int | None, **defaults: float) -> SamplingParams:
         """Return what was given; for the rest `defaults`, then those of SamplingParams."""
+        return SamplingParams(max_tokens=max_tokens, **{**defaults, **self._given()})
+
+    def _given(self) -> dict[str, Any]:
+        """Return what the body says, by the names of SamplingParams."""
         given = {
             name: value
             for name in type(self).model_fields
@@ -138,16 +172,89 @@ class SamplingBody(BaseModel):
         }
         if "stop_token_ids" in given:
             given["stop_token_ids"] = frozenset(given["stop_token_ids"])
-        return SamplingParams(max_tokens=max_tokens, **{**defaults, **given})
+        return given
+
+
+DEFAULT_REPEAT_LAST_N = 512
+"""As in cria."""
+
+TEXT_BIAS_TYPES = ("tokens", "Tokens")
+"""Words of `logit_bias_type` for keys that are text: llama.cpp's and cria's spelling."""
+
+NEUTRAL_BESIDE_MIROSTAT = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
+"""What Mirostat takes the place of, with the values that ask for nothing."""
 
 
 class ExtendedSamplingBody(SamplingBody):
-    """What OpenAI's dialects take beside that: their own penalties, and common extensions."""
+    """What OpenAI's dialects take beside that: their own penalties, and common extensions.
+
+    `repeat_penalty` to `mirostat_eta` are those of llama.cpp's family, cria among it;
+    `stop_words` is gallama's word for `stop`.
+    """
 
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None
+    logit_bias_type: Literal["input_ids", "tokens", "TokenIds", "Tokens"] | None = None
     logit_bias: LogitBias | None = None
+    repeat_penalty: RepetitionPenalty | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1)] | None = None
+    mirostat: Mirostat | None = None
+    mirostat_tau: Annotated[float, Field(ge=0, le=100)] | None = None
+    mirostat_eta: Annotated[float, Field(ge=0, le=1)] | None = None
     min_tokens: Annotated[int, Field(ge=0)] | None = None
     stop_token_ids: StopTokenIds | None = None
+    stop_words: StopStrings | None = None
     ignore_eos: bool | None = None
     typical_p: TypicalP | None = None
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        self._check_repeat_penalty()
+        self._check_mirostat()
+        self._take_stop_words()
+        return self
+
+    def _take_stop_words(self) -> None:
+        if self.stop_words is not None:
+            if self.stop not in (None, self.stop_words):
+                raise InvalidRequest(
+                    "stop and stop_words are two words for one thing, and differ",
+                    param="stop_words",
+                )
+            self.stop = self.stop_words
+
+    def _check_repeat_penalty(self) -> None:
+        penalties = {self.repeat_penalty, self.repetition_penalty} - {None}
+        if len(penalties) > 1:
+            raise InvalidRequest(
+                "repeat_penalty and repetition_penalty are two words for one thing, and differ",
+                param="repeat_penalty",
+            )
+        if not penalties and self.repeat_last_n not in (None, DEFAULT_REPEAT_LAST_N):
+            raise InvalidRequest("repeat_last_n needs repeat_penalty", param="repeat_last_n")
+
+    def _check_mirostat(self) -> None:
+        if not self.mirostat:
+            for name in ("mirostat_tau", "mirostat_eta"):
+                if getattr(self, name) not in (None, getattr(SamplingParams(), name)):
+                    raise InvalidRequest(f"{name} needs mirostat: 1 or 2", param=name)
+            return
+        if self.temperature == 0:
+            raise InvalidRequest(
+                "temperature 0 takes the likeliest token, and mirostat draws", param="temperature"
+            )
+        for name, neutral in NEUTRAL_BESIDE_MIROSTAT.items():
+            if getattr(self, name) not in (None, neutral):
+                message = f"{name} has no effect beside mirostat; leave it out"
+                raise InvalidRequest(message, param=name)
+
+    def _given(self) -> dict[str, Any]:
+        given = super()._given()
+        if self.logit_bias_type in TEXT_BIAS_TYPES and "logit_bias" in given:
+            given["text_bias"] = given.pop("logit_bias")
+        if self.repeat_penalty is not None:
+            given["repetition_penalty"] = self.repeat_penalty
+            given["repetition_window"] = DEFAULT_REPEAT_LAST_N
+        if self.repeat_last_n is not None:
+            given["repetition_window"] = self.repeat_last_n if self.repeat_last_n >= 0 else None
+        return given

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from palma.api.errors import LINGER_S
 from palma.api.middleware import identity_headers, new_request_id
-from palma.api.wire import ABORT_EXTENSION
+from palma.api.wire import ABORT_EXTENSION, CLOSE_EXTENSION
 
 KEEPALIVE_OPTIONS = {
     "TCP_KEEPIDLE": 15,
@@ -89,7 +89,9 @@ class GuardedProtocol(H11Protocol):
             self._refuse(400, "bad_http_request", msg)
 
     def _run_app(self, scope: Scope, receive: Receive, send: Send) -> Any:
-        scope.setdefault("extensions", {})[ABORT_EXTENSION] = self.transport.abort
+        extensions = scope.setdefault("extensions", {})
+        extensions[ABORT_EXTENSION] = self.transport.abort
+        extensions[CLOSE_EXTENSION] = self.transport.close
         return self._guarded_app(scope, receive, send)
 
     def _awaits_client(self) -> bool:

@@ -64,8 +64,12 @@ def new_request_id() -> str:
 
 
 def identity_headers(request_id: str) -> dict[str, str]:
-    """Return the headers that every response carries."""
-    return {"x-request-id": request_id, VERSION_HEADER: FOUNDING_API_VERSION}
+    """Return the headers that every response carries; Anthropic's clients know the second one."""
+    return {
+        "x-request-id": request_id,
+        "request-id": request_id,
+        VERSION_HEADER: FOUNDING_API_VERSION,
+    }
 
 
 class ErrorMiddleware:
@@ -95,6 +99,7 @@ class ErrorMiddleware:
             if has_started:
                 raise
             known = _known(error, scope["state"]["request_id"])
+            known.request_id = scope["state"]["request_id"]
             response = self._error_responses.respond(known, scope["path"])
             await response(scope, receive, send)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from typing_extensions import TypedDict
 
 from palma.api.errors import status_code
+from palma.api.fields import NeutralOnly
 from palma.api.wire import shown
 from palma.core.errors import PalmaError
 from palma.core.types import ScoredToken, TokenText, Usage
 
-DONE = b"data: [DONE]\n\n"
+DONE_DATA = "[DONE]"
+DONE = f"data: {DONE_DATA}\n\n".encode()
 
 ERROR_TYPES = {
     401: "authentication_error",
@@ -68,6 +71,15 @@ class TokenLogprob(TypedDict):
     top_logprobs: list[TopLogprob]
 
 
+class StreamOptions(BaseModel):
+    """What a stream should contain beside the text."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: Annotated[Any, NeutralOnly(False)] = None
+
+
 def usage_answer(usage: Usage) -> UsageAnswer:
     """Return measured token counts in OpenAI's words."""
     return {
@@ -96,6 +108,10 @@ def error_answer(error: PalmaError) -> ErrorAnswer:
             "code": error.code,
         }
     }
+
+
+TextContent = str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+"""What `join_text_parts` takes, for the documentation."""
 
 
 def join_text_parts(content: Any) -> Any:

@@ -27,8 +27,10 @@ class Operation:
         handler: Answers it.
         summary: One line for the documentation.
         body: The model of its JSON body.
-        answer: The type of a 200's JSON: a TypedDict or a model; None where it is not JSON.
+        answer: The type of a 200's JSON: a TypedDict or a model; None where it is not JSON, Never
+            where there is no 200.
         event: The type of one event's data, where it can stream.
+        last_event: The data of the last event of a whole stream, where that is no JSON.
         media_type: Of the stream, or of an answer that is not JSON.
         query: The model of its query parameters.
         other_answers: More statuses with the types of their JSON.
@@ -42,6 +44,7 @@ class Operation:
     body: type[BaseModel] | None = None
     answer: Any = None
     event: Any = None
+    last_event: str | None = None
     media_type: str = "text/event-stream"
     query: type[BaseModel] | None = None
     other_answers: tuple[tuple[int, Any], ...] = ()

@@ -59,6 +59,7 @@ DIALECT = Dialect(
     operations=(
         Operation("GET", "/livez", livez, "Whether the process lives.", **PROBE),
         Operation("GET", "/readyz", readyz, "Whether a request sent now is taken.", **PROBE),
+        Operation("GET", "/v1/health", readyz, "The same, by cria's name.", **PROBE),
         Operation("GET", "/startupz", startupz, "Whether the model is loaded.", **PROBE),
         Operation(
             "GET", "/metrics", metrics, "Counts and times for Prometheus.", media_type="text/plain"

@@ -14,9 +14,11 @@ from starlette.applications import Starlette
 
 from palma.api.app import create_app
 from palma.api.http_protocol import GuardedProtocol
+from palma.core.access import Door
 from palma.core.config import Settings
 from palma.core.errors import PalmaError, SettingsError
-from palma.serving.registry import LoadEngine, load_engine
+from palma.serving.instance import LoadEngine
+from palma.serving.registry import load_engine
 
 logger = logging.getLogger(__name__)
 
@@ -113,9 +115,9 @@ def raise_file_limit() -> None:
 
 def warn_if_open(settings: Settings) -> None:
     """Say loudly when anybody on the network may use this server."""
-    if settings.api_key is None and not _is_loopback(settings.host):
+    if Door.of(settings).is_open and not _is_loopback(settings.host):
         logger.warning(
-            "%s is reachable from other machines and no API_KEY is set: "
+            "%s is reachable from other machines, and neither API_KEY nor JWT_SECRET is set: "
             "anybody who reaches it can use it",
             settings.host,
         )

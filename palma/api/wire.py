@@ -1,8 +1,9 @@
-"""JSON in; JSON or server-sent events out; a client that leaves cancels its generation."""
+"""JSON in; JSON, server-sent events or lines out; a client that leaves cancels its generation."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import reprlib
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -28,6 +29,11 @@ Body = TypeVar("Body", bound=BaseModel)
 LINE_BREAKS = "\x85\u2028\u2029"
 """JSON lets them stand as they are, and many clients (`str.splitlines`) end a line there."""
 
+LINES_MEDIA_TYPE = "application/x-ndjson"
+
+NEVER_S = 1e9
+"""No comments: a line of JSON has no place for them."""
+
 MAX_PROBLEMS = 100
 MAX_NAME_CHARS = 100
 MAX_SHOWN_CHARS = 200
@@ -36,15 +42,31 @@ MAX_SHOWN_CHARS = 200
 ABORT_EXTENSION = "palma.abort"
 """ASGI extension of our HTTP protocol: drops the connection and what waits in its buffers."""
 
+CLOSE_EXTENSION = "palma.close"
+"""The same, but what waits is sent first; a body that is cut off so does not look whole."""
+
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Read a JSON object from the body.
+    """Read a JSON object from the body; raises what `read_json_value` does, and
+
+    Raises:
+        InvalidRequest: It is no object.
+    """
+    parsed = await read_json_value(request)
+    if not isinstance(parsed, dict):
+        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(parsed), "a scalar")
+        raise InvalidRequest(f"the body must be a JSON object, found {kind}")
+    return parsed
+
+
+async def read_json_value(request: Request) -> Any:
+    """Read whatever JSON the body is.
 
     Raises:
         UnsupportedMedia: The body does not say that it is plain JSON.
         RequestTooLarge: It is longer than MAX_REQUEST_BYTES; it is not read to its end.
         RequestTimeout: It took longer than BODY_TIMEOUT_S.
-        InvalidRequest: It is no JSON, or no object.
+        InvalidRequest: It is no JSON.
     """
     _require_json(request)
     settings: Settings = request.state.settings
@@ -56,13 +78,9 @@ async def read_json(request: Request) -> dict[str, Any]:
             f"the body did not arrive within {settings.body_timeout_s:g} s"
         ) from None
     try:
-        parsed = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        kind = {list: "an array", str: "a string", type(None): "null"}.get(type(parsed), "a scalar")
-        raise InvalidRequest(f"the body must be a JSON object, found {kind}")
-    return parsed
 
 
 def parse_body(model: type[Body], body: dict[str, Any]) -> Body:
@@ -140,12 +158,18 @@ def json_response(content: Mapping[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(content), status, media_type="application/json")
 
 
-def event(data: Any) -> bytes:
-    """Return one server-sent event whose data is JSON on one line, as everybody counts lines."""
-    line = orjson.dumps(data)
+def event(data: Any, name: str | None = None) -> bytes:
+    """Return one server-sent event whose data is JSON; some dialects give their events names."""
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + line(data) + b"\n"
+
+
+def line(data: Any) -> bytes:
+    """Return JSON on one line, its end included, however a client counts lines."""
+    text = orjson.dumps(data)
     for character in LINE_BREAKS:
-        line = line.replace(character.encode(), b"\\u%04x" % ord(character))
-    return b"data: " + line + b"\n\n"
+        text = text.replace(character.encode(), b"\\u%04x" % ord(character))
+    return text + b"\n"
 
 
 class EventStream(EventSourceResponse):
@@ -155,11 +179,20 @@ class EventStream(EventSourceResponse):
     SEND_TIMEOUT_S.
     """
 
-    def __init__(self, events: AsyncIterator[bytes], work: Work, settings: Settings) -> None:
+    def __init__(
+        self,
+        events: AsyncIterator[bytes],
+        work: Work,
+        settings: Settings,
+        *,
+        media_type: str = "text/event-stream",
+        ping_s: float | None = None,
+    ) -> None:
         super().__init__(
             events,
             headers={"Cache-Control": "no-cache"},
-            ping=settings.sse_ping_s,
+            media_type=media_type,
+            ping=settings.sse_ping_s if ping_s is None else ping_s,
             ping_message_factory=lambda: ServerSentEvent(comment="ping", sep="\n"),
             send_timeout=settings.send_timeout_s,
             sep="\n",
@@ -178,6 +211,44 @@ class EventStream(EventSourceResponse):
                 await asyncio.sleep(0)  # uvicorn sees the loss first, else it logs an error
         finally:
             self._work.cancel()
+
+
+class LineStream(EventStream):
+    """A stream of JSON, one object a line; like EventStream, but silent between its lines."""
+
+    def __init__(self, lines: AsyncIterator[bytes], work: Work, settings: Settings) -> None:
+        super().__init__(lines, work, settings, media_type=LINES_MEDIA_TYPE, ping_s=NEVER_S)
+
+
+class StreamBroken(Exception):
+    """Raised by the pieces of a TextStream after what can still be said: the rest never comes."""
+
+
+class TextStream(EventStream):
+    """A stream of plain text as it is made.
+
+    Plain text has no place for an error, so a body that breaks is cut off: its client sees that
+    the chunked coding has no end, and takes nothing half for whole.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes], work: Work, settings: Settings) -> None:
+        media_type = "text/plain; charset=utf-8"
+        super().__init__(pieces, work, settings, media_type=media_type, ping_s=NEVER_S)
+        self.headers["Content-Encoding"] = "identity"  # other plain text is gzipped
+        self._patience_s = settings.send_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the text; cut it off where it breaks."""
+        try:
+            await super().__call__(scope, receive, send)
+        except* StreamBroken:
+            extensions = scope.get("extensions", {})
+            if CLOSE_EXTENSION not in extensions:
+                raise
+            extensions[CLOSE_EXTENSION]()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience_s):
+                    await _client_left(Request(scope, receive))
 
 
 def _require_json(request: Request) -> None:

@@ -8,13 +8,16 @@ PalmaError
 │   ├── ContextLengthExceeded   the tokens do not fit the model's window
 │   └── ChatTemplateRejected    the model's chat template refused the messages
 ├── ModelNotFound               no such model is served here
+├── ResourceNotFound            no such stored response, conversation or item
 ├── QueueFull                   too many requests wait already
 ├── QueueTimeout                the request's own deadline passed while it waited
 ├── Unavailable                 the server cannot serve now
 │   ├── ModelLoading            the model is not ready yet
 │   ├── Draining                the server is shutting down
-│   └── InsufficientMemory      this request did not fit into memory
+│   ├── InsufficientMemory      this request did not fit into memory
+│   └── StoreUnavailable        the database is locked, full or out of reach
 ├── RequestCancelled            the client left
+├── StoreFailure                the database is broken
 └── EngineFailure               the engine failed on this request; its neighbours go on
 
 HTTP's own errors (no such route, body too large, ...) and every status code live in
@@ -32,6 +35,7 @@ class PalmaError(Exception):
         code: A stable word for programs.
         param: The request field at fault, if one is.
         retry_after_s: Seconds after which the same request may succeed, if waiting helps.
+        request_id: Which request it ended; set where the error leaves the server.
     """
 
     code = "internal_error"
@@ -43,6 +47,7 @@ class PalmaError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.request_id: str | None = None
 
 
 class SettingsError(PalmaError):
@@ -87,6 +92,12 @@ class ModelNotFound(PalmaError):
     code = "model_not_found"
 
 
+class ResourceNotFound(PalmaError):
+    """Nothing is stored under this id."""
+
+    code = "not_found"
+
+
 class QueueFull(PalmaError):
     """As many requests wait as may wait."""
 
@@ -123,10 +134,22 @@ class InsufficientMemory(Unavailable):
     code = "insufficient_memory"
 
 
+class StoreUnavailable(Unavailable):
+    """The database cannot be used now; nothing was read or written."""
+
+    code = "store_unavailable"
+
+
 class RequestCancelled(PalmaError):
     """The client left before the answer was complete."""
 
     code = "cancelled"
+
+
+class StoreFailure(PalmaError):
+    """The database, or what lies in it, is broken."""
+
+    code = "store_failed"
 
 
 class EngineFailure(PalmaError):

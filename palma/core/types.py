@@ -32,7 +32,7 @@ class SamplingParams:
         max_tokens: Most completion tokens; 0 only reads the prompt, None means as many as the
             window holds.
         min_tokens: Completion tokens before which no stop token may come, at least 0.
-        temperature: Divides the logits, in [0, 2]; 0 means greedy.
+        temperature: Divides the logits, in [0, 100]; 0 means greedy.
         top_p: Probability mass to keep, in (0, 1]. Source: arXiv:1904.09751.
         top_k: Number of likeliest tokens to keep; 0 keeps all. Source: arXiv:1805.04833.
         min_p: Least probability to keep, as a share of the likeliest token's, in [0, 1].
@@ -46,6 +46,7 @@ class SamplingParams:
             [-2, 2]. Source: OpenAI's API reference.
         frequency_penalty: The same, once for each time the token occurred, in [-2, 2].
         logit_bias: Added to the logits of these token ids, each in [-100, 100].
+        text_bias: The same for every token of these texts; serving moves it into `logit_bias`.
         stop_token_ids: More tokens that end the completion, beside the model's own.
         ignore_eos: Whether the model's own stop tokens are decoded like any other.
         num_logprobs: Likeliest tokens to report beside the chosen one, in [0, 20]; None reports
@@ -72,6 +73,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    text_bias: Mapping[str, float] = field(default_factory=dict)
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     num_logprobs: int | None = None
@@ -87,10 +89,10 @@ class SamplingParams:
                 raise InvalidRequest(
                     f"{name} must be {_words(low, high)}, found {value!r}", param=name
                 )
-        for token_id, bias in self.logit_bias.items():
+        for token, bias in (*self.logit_bias.items(), *self.text_bias.items()):
             if not -100 <= bias <= 100:
                 raise InvalidRequest(
-                    f"logit_bias of token {token_id} must be from -100 to 100, found {bias!r}",
+                    f"logit_bias of token {token!r} must be from -100 to 100, found {bias!r}",
                     param="logit_bias",
                 )
 
@@ -104,7 +106,7 @@ RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "max_tokens": (0, math.inf),
         "min_tokens": (0, math.inf),
-        "temperature": (0, 2),
+        "temperature": (0, 100),
         "top_p": (math.ulp(0), 1),
         "top_k": (0, math.inf),
         "min_p": (0, 1),
@@ -128,6 +130,41 @@ def _words(low: float, high: float) -> str:
     return least if high == math.inf else f"{least} and at most {high:g}"
 
 
+ConstraintKind = Literal[
+    "json_object", "json_schema", "grammar", "regex", "choice", "regex_prefix", "prefix_strings"
+]
+
+MAX_CONSTRAINT_CHARS = 256 * 1024
+"""A schema, a regular expression, a grammar, a list of choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """A form that an answer must have.
+
+    Attributes:
+        kind: `regex_prefix` and `prefix_strings` bind the answer's beginning, the others all of it.
+        text: A JSON schema; a Lark grammar; a regular expression; or a JSON list of strings, one
+            of which it must be or begin with. Empty for `json_object`.
+        param: The request field that asked for it.
+
+    Raises:
+        InvalidRequest: The text is longer than MAX_CONSTRAINT_CHARS.
+    """
+
+    kind: ConstraintKind
+    text: str
+    param: str
+
+    def __post_init__(self) -> None:
+        if len(self.text) > MAX_CONSTRAINT_CHARS:
+            raise InvalidRequest(
+                f"{self.param} has {len(self.text)} characters, and at most "
+                f"{MAX_CONSTRAINT_CHARS} are taken",
+                param=self.param,
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """What a client asked for, in no dialect.
@@ -137,23 +174,39 @@ class GenerationRequest:
         model: The model asked for; None means the default one.
         messages: The conversation, at least one message; empty when there is a `prompt`.
         prompt: Raw text or token ids to continue as they are, instead of a conversation.
+        plain_prompt: Raw text to continue instead of the conversation where the model has no chat
+            template of its own.
         echo: Whether the answer begins with the prompt, its log-probabilities included when
             those are asked for. Only with a `prompt`.
+        scores_end_token: Whether the log-probabilities, if asked for, end with that of the end
+            token, which is no text.
         sampling_params: How to sample.
+        continue_final_message: Whether the answer goes on where the last message ends, instead of
+            being a turn of its own; that message is the assistant's.
         stop: Strings that end the answer and do not appear in it.
+        constraints: Forms that the answer must have, all of them at once.
         max_tokens_is_default: True when the client did not name `max_tokens`: the bound then
             shrinks to what the window holds instead of being refused.
+        max_model_len: A window smaller than the model's; None means the model's.
+        num_fixed_messages: So many first messages stay when those after them are dropped, oldest
+            first, until the rest fits; None drops nothing and refuses what does not fit.
         queue_timeout_s: Longest wait for a worker before the request is dropped.
     """
 
     request_id: str
     messages: tuple[Message, ...] = ()
     prompt: str | tuple[int, ...] | None = None
+    plain_prompt: str | None = None
     echo: bool = False
+    scores_end_token: bool = False
+    continue_final_message: bool = False
     model: str | None = None
     sampling_params: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     max_tokens_is_default: bool = False
+    max_model_len: int | None = None
+    num_fixed_messages: int | None = None
     queue_timeout_s: float | None = None
 
 
@@ -186,24 +239,49 @@ class TokenText:
 
 @dataclass(frozen=True, slots=True)
 class ScoredToken:
-    """A token of the answer, and the likeliest ones in its place, likeliest first."""
+    """A token of the answer, and the likeliest ones in its place.
+
+    Attributes:
+        token: The one that stands there.
+        top: The likeliest ones, likeliest first.
+        text_offset: How many characters of the answer come before its text.
+    """
 
     token: TokenText
     top: tuple[TokenText, ...] = ()
+    text_offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TextChunk:
     """A piece of the answer on its way to the client: whole UTF-8 characters.
 
-    The last chunk of an answer, and only that one, has a finish_reason and the usage. The scored
-    tokens, if asked for, are those whose text begins in this piece.
+    The last chunk of an answer, and only that one, has a finish_reason and the usage, and the stop
+    string or the spelling of the stop token that ended it. The scored tokens, if asked for, are
+    those whose text begins in this piece.
     """
 
     text: str
     finish_reason: Literal["stop", "length"] | None = None
     usage: Usage | None = None
     scored_tokens: tuple[ScoredToken, ...] = ()
+    stop_string: str | None = None
+    stop_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a model is made of; the defaults are those of a model without any.
+
+    Attributes:
+        architecture: The family, as Transformers calls it: "llama".
+        num_parameters: How many numbers it has learned.
+        num_bytes: What they take in memory as they were loaded.
+    """
+
+    architecture: str = ""
+    num_parameters: int = 0
+    num_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +294,8 @@ class ModelCard:
         max_model_len: Prompt and completion tokens that fit, together.
         engine: The engine that runs it, with the reason in `engine_reason`.
         device: For example "cpu" or "cuda:0"; with `dtype`, and `device_reason` for both.
+        embeddings: How it embeds texts; empty when it does not.
+        weights: What it is made of.
     """
 
     model_id: str
@@ -226,6 +306,8 @@ class ModelCard:
     dtype: str
     device_reason: str
     engine_reason: str
+    embeddings: str = ""
+    weights: Weights = field(default_factory=Weights)
 
 
 class Tokenizer(Protocol):
@@ -233,6 +315,9 @@ class Tokenizer(Protocol):
 
     special_tokens: tuple[str, ...]
     """Strings that `encode` turns into control tokens when `parse_special` is set."""
+
+    has_chat_template: bool
+    """Whether `render_chat` follows a template of the model's own."""
 
     max_token_chars: int
     """Length of the longest token in characters: a bound on what one token can stand for."""
@@ -243,15 +328,24 @@ class Tokenizer(Protocol):
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of a raw prompt: with what the model wants at its ends (as BOS)."""
 
+    def definition(self) -> str | None:
+        """Return the text of its `tokenizer.json`; None where it cannot be written as one."""
+
     def token_bytes(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes that one token stands for, a control token's spelling too."""
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of the ids, control tokens left out."""
 
-    def render_chat(self, messages: tuple[Message, ...]) -> str:
-        """Return the prompt text that asks for the next assistant turn.
+    def decode_prompt(self, token_ids: list[int]) -> str:
+        """Return the text of the ids, control tokens spelled as `encode_prompt` takes them."""
+
+    def render_chat(
+        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
+    ) -> str:
+        """Return the prompt text that asks for the next assistant turn, or for the last one's rest.
 
         Raises:
-            ChatTemplateRejected: The template does not accept these messages.
+            ChatTemplateRejected: The template does not accept these messages, or cannot leave the
+                last one open.
         """

@@ -12,13 +12,42 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from palma.core.errors import InvalidRequest, PalmaError
-from palma.core.types import FinishReason, SamplingParams, Tokenizer
+from palma.core.types import FinishReason, SamplingParams, Tokenizer, Weights
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 LogitsHook = Callable[["torch.Tensor", Sequence[int]], "torch.Tensor"]
 """Takes float32 logits (vocab_size,) and the completion so far; returns logits of that shape."""
+
+
+class TokenMask(Protocol):
+    """Which tokens may come next in one sequence; belongs to the thread that decodes it.
+
+    Attributes:
+        is_complete: The completion is whole and nothing may follow: the sequence ends as if an
+            end token had come.
+        is_free: Any token may come, now and ever after.
+    """
+
+    is_complete: bool
+    is_free: bool
+
+    def allowed(self) -> bytes:
+        """Return a bit a token, the lowest bit of the first byte for id 0; ids beyond are not.
+
+        Raises:
+            InvalidRequest: What was asked for is too complex to be followed further.
+        """
+
+    def commit(self, token_id: int) -> None:
+        """Take an allowed token as the next one, and begin with the next mask if it is slow.
+
+        Raises:
+            InvalidRequest: See `allowed`.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +59,12 @@ class EngineRequest:
         prompt_token_ids: At least one id, each within the vocabulary.
         sampling_params: `max_tokens` is set, and prompt and completion fit `max_model_len`.
         logits_hook: Changes the logits before sampling; an error in it fails this request alone.
+        token_mask: Bounds what is sampled. Log-probabilities are reported as if there were none.
         priority: Smaller numbers go first; equal ones in the order they came.
         wants_prompt_logprobs: Whether a delta before the first token reports those of the
             prompt; `num_logprobs` is set then.
+        wants_embedding: Whether the prompt is only read, and a delta has its embedding;
+            `max_tokens` is 0 then.
         cache_salt: Requests share cached prefixes only with those of the same salt.
     """
 
@@ -40,8 +72,10 @@ class EngineRequest:
     prompt_token_ids: Sequence[int]
     sampling_params: SamplingParams
     logits_hook: LogitsHook | None = None
+    token_mask: TokenMask | None = None
     priority: int = 0
     wants_prompt_logprobs: bool = False
+    wants_embedding: bool = False
     cache_salt: str | None = None
 
 
@@ -72,7 +106,9 @@ class TokenDelta:
         num_cached_tokens: Prompt tokens that were not computed anew; on the first delta.
         logprobs: One entry for each of `token_ids`, when the request asked for them.
         prompt_logprobs: One entry for each prompt token but the first, in one delta before any
-            token, when the request asked for them.
+            token, when the request asked for them; otherwise None.
+        embedding: (hidden_size,), float32, of length 1: the mean of the last layer's hidden
+            states over the prompt; in one delta, when the request asked for it.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -81,7 +117,8 @@ class TokenDelta:
     started: bool = False
     num_cached_tokens: int = 0
     logprobs: tuple[TokenLogprobs, ...] = ()
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    embedding: NDArray[np.float32] | None = None
 
 
 Sink = Callable[[TokenDelta], None]
@@ -103,6 +140,9 @@ class EngineStats:
     stalled_s: float = 0.0
 
 
+MEAN_STATES = "mean of the last hidden states, normalized; the model was not trained to embed"
+
+
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an engine runs, and where.
@@ -116,6 +156,8 @@ class EngineInfo:
         device_reason: Why this device and precision.
         engine_reason: Why this engine, where it was not simply asked for.
         stop_token_ids: Any of these ends a sequence.
+        weights: What the model is made of.
+        embeddings: What the embedding of a prompt is.
     """
 
     engine: str
@@ -126,6 +168,8 @@ class EngineInfo:
     device_reason: str
     engine_reason: str = ""
     stop_token_ids: frozenset[int] = field(default_factory=frozenset)
+    weights: Weights = field(default_factory=Weights)
+    embeddings: str = MEAN_STATES
 
 
 class Engine(Protocol):
@@ -167,9 +211,9 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
     prompt, max_tokens = request.prompt_token_ids, params.max_tokens
     if not prompt:
         raise InvalidRequest("the prompt has no tokens")
-    _check_vocabulary("prompt", prompt, info)
-    _check_vocabulary("logit_bias", params.logit_bias, info)
-    _check_vocabulary("stop_token_ids", params.stop_token_ids, info)
+    check_vocabulary("prompt", prompt, info)
+    check_vocabulary("logit_bias", params.logit_bias, info)
+    check_vocabulary("stop_token_ids", params.stop_token_ids, info)
     if max_tokens is None or len(prompt) + max_tokens > info.max_model_len:
         raise InvalidRequest(
             f"{len(prompt)} prompt tokens and {max_tokens} completion tokens do not fit "
@@ -177,7 +221,12 @@ def check_request(request: EngineRequest, info: EngineInfo) -> None:
         )
 
 
-def _check_vocabulary(param: str, token_ids: Iterable[int], info: EngineInfo) -> None:
+def check_vocabulary(param: str, token_ids: Iterable[int], info: EngineInfo) -> None:
+    """Refuse token ids that the model does not have.
+
+    Raises:
+        InvalidRequest: One lies outside the vocabulary; it and the field are named.
+    """
     outside = next((token for token in token_ids if not 0 <= token < info.vocab_size), None)
     if outside is not None:
         raise InvalidRequest(

@@ -1,9 +1,9 @@
 """An engine without a model: everything above it runs as it would, and torch is not imported.
 
 For tests, for load balancers' rehearsals and for measuring what HTTP itself costs. It reads its
-orders from the last message: `count to N` answers `1 2 3 ... N `, one number a token; `say TEXT`
-answers TEXT, one byte a token; `fail after N` breaks after N tokens; anything else is `count to
-10`. `slowly` anywhere in the message makes each token take 20 ms.
+orders from the last message or the raw prompt: `count to N` answers `1 2 3 ... N `, one number a
+token; `say TEXT` answers TEXT, one byte a token; `fail after N` breaks after N tokens; anything
+else is `count to 10`. `slowly` anywhere in the message makes each token take 20 ms.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from palma.engine.base import (
     TokenLogprobs,
     check_request,
 )
+from palma.engine.mock_vectors import mock_vector
 from palma.engine.thread_scheduler import Sequence, ThreadScheduler
 
 NUM_BYTES = 256
@@ -39,6 +40,7 @@ class MockTokenizer:
     """A token a byte, one control token, and a token for each number with a space behind it."""
 
     special_tokens: tuple[str, ...] = (END_TOKEN,)
+    has_chat_template = True
     max_token_chars = len(END_TOKEN)
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
@@ -53,6 +55,10 @@ class MockTokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """Return one id a byte, control tokens parsed; nothing is added."""
         return self.encode(text, parse_special=True)
+
+    def definition(self) -> str | None:
+        """Return None: there is no `tokenizer.json` of it."""
+        return None
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the byte, the number with its space, or the spelling of the control token."""
@@ -71,10 +77,17 @@ class MockTokenizer:
                 pieces += b"%d " % (token_id - FIRST_NUMBER_ID)
         return pieces.decode(errors="replace")
 
-    def render_chat(self, messages: tuple[Message, ...]) -> str:
+    def decode_prompt(self, token_ids: list[int]) -> str:
+        """Return the text of the ids, control tokens spelled out."""
+        return b"".join(map(self.token_bytes, token_ids)).decode(errors="replace")
+
+    def render_chat(
+        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
+    ) -> str:
         """Return each turn as `role: content` and the end token."""
         turns = [f"{message.role}: {message.content}{END_TOKEN}" for message in messages]
-        return "".join(turns) + "assistant: "
+        text = "".join(turns)
+        return text.removesuffix(END_TOKEN) if continue_final_message else text + "assistant: "
 
 
 class MockEngine:
@@ -92,6 +105,7 @@ class MockEngine:
             device_reason="the mock engine computes nothing",
             engine_reason="it was asked for",
             stop_token_ids=frozenset({END_ID}),
+            embeddings="made up by the mock engine",
         )
         self.tokenizer = MockTokenizer()
         self._scheduler = ThreadScheduler(self._decode, executor, max_running)
@@ -120,6 +134,8 @@ class MockEngine:
         if sequence.request.wants_prompt_logprobs:
             prompt = sequence.request.prompt_token_ids
             sequence.emit(TokenDelta(prompt_logprobs=tuple(map(_certain, prompt[1:]))))
+        if sequence.request.wants_embedding:
+            return self._embed(sequence, step_s)
         if params.max_tokens == 0:
             return "length"
         for num_tokens, token_id in enumerate(answer(order), start=1):
@@ -134,9 +150,19 @@ class MockEngine:
                 break
         return "length"
 
+    def _embed(self, sequence: Sequence, step_s: float) -> FinishReason:
+        """Say the embedding of the prompt, after a step for each of its tokens."""
+        token_ids = sequence.request.prompt_token_ids
+        for _ in token_ids if step_s else ():
+            time.sleep(step_s)
+            if sequence.cancelled.is_set():
+                return "cancelled"
+        sequence.emit(TokenDelta(embedding=mock_vector(token_ids)))
+        return "length"
+
     def _last_message(self, request: EngineRequest) -> str:
         turn = self.tokenizer.decode(_last_turn(request))
-        return turn.partition(": ")[2]
+        return turn.partition(": ")[2] or turn
 
 
 def _certain(token_id: int) -> TokenLogprobs:

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from palma.core.errors import EngineFailure
 from palma.core.types import SamplingParams
-from palma.engine.base import LogitsHook, TokenLogprobs
+from palma.engine.base import LogitsHook, TokenLogprobs, TokenMask
 from palma.engine.mirostat import Mirostat
 
 NUCLEUS_PREFILTER = 256
@@ -23,6 +24,9 @@ NUCLEUS_PREFILTER = 256
 
 MIN_TEMPERATURE = 1e-6
 """Below it float32 logits cannot be divided; the difference from greedy has long vanished."""
+
+ROWS_AT_ONCE = 64
+"""Positions of a prompt that are scored together: as float32, each has a whole vocabulary."""
 
 LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say. Source: OpenAI's API."""
@@ -48,6 +52,7 @@ class Sampler:
         stop_token_ids: The model's; `min_tokens` keeps these and the request's own away.
         device: Where the logits are.
         hook: Changes the logits first.
+        mask: Bounds what may be chosen, after all else has changed the logits.
     """
 
     def __init__(
@@ -57,9 +62,12 @@ class Sampler:
         stop_token_ids: frozenset[int],
         device: torch.device,
         hook: LogitsHook | None = None,
+        *,
+        mask: TokenMask | None = None,
     ) -> None:
         self._params = params
         self._hook = hook
+        self._mask = mask
         self._device = device
         self._prompt = torch.tensor(list(prompt_token_ids), device=device)
         self._completion: list[int] = []
@@ -83,12 +91,22 @@ class Sampler:
         return (
             params.is_greedy
             and self._hook is None
+            and not self._is_masked
             and params.num_logprobs is None
             and not params.logit_bias
             and params.repetition_penalty == 1
             and params.presence_penalty == params.frequency_penalty == 0
             and len(self._completion) >= params.min_tokens
         )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the mask lets nothing follow, so that the completion ends here."""
+        return self._mask is not None and self._mask.is_complete
+
+    @property
+    def _is_masked(self) -> bool:
+        return self._mask is not None and not self._mask.is_free
 
     def accept(self, token_id: int) -> Choice:
         """Note a token that was chosen without `sample`; only while `takes_argmax`."""
@@ -103,32 +121,47 @@ class Sampler:
 
         Raises:
             EngineFailure: The logits hold NaN, or no token has a finite logit.
+            InvalidRequest: See `TokenMask.allowed`.
         """
         if self._hook is not None:
             logits = self._hook(logits, self._completion)
         require_finite(logits)
-        changed = self._penalize(logits)
-        if self._params.is_greedy:
-            token_id = int(changed.argmax())
-        elif self._mirostat is not None:
-            token_id = self._sample_by_surprise(changed, self._mirostat)
-        else:
-            token_id = self._draw(*candidates(changed, self._params))
+        token_id = self._draw(*self.distribution(logits))
         self._completion.append(token_id)
         self._counts[token_id] += 1
+        if self._mask is not None and token_id not in self._stop_token_ids:
+            self._mask.commit(token_id)
         num_logprobs = self._params.num_logprobs
         if num_logprobs is None:
             return Choice(token_id)
         return Choice(token_id, report_logprobs(logits, token_id, num_logprobs))
 
-    def _sample_by_surprise(self, logits: torch.Tensor, mirostat: Mirostat) -> int:
-        probs = (logits / max(self._params.temperature, MIN_TEMPERATURE)).softmax(dim=-1)
-        token_id = self._draw(*mirostat.candidates(probs))
-        mirostat.observe(float(probs[token_id]))
-        return token_id
+    def distribution(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens that may come next, with weights, as `candidates` does.
+
+        Args:
+            logits: (vocab_size,), float32, after the hook.
+
+        Raises:
+            EngineFailure: No token is left.
+            InvalidRequest: See `TokenMask.allowed`.
+        """
+        logits = self._restrict(self._penalize(logits))
+        if self._params.is_greedy:
+            likeliest = logits.argmax(dim=0, keepdim=True)
+            return torch.ones_like(likeliest, dtype=logits.dtype), likeliest
+        if self._mirostat is None:
+            return candidates(logits, self._params)
+        probs = scale(logits, self._params.temperature).softmax(dim=-1)
+        return self._mirostat.candidates(probs)
 
     def _draw(self, weights: torch.Tensor, token_ids: torch.Tensor) -> int:
-        return int(token_ids[torch.multinomial(weights, 1, generator=self._generator)])
+        index = 0
+        if token_ids.numel() > 1:
+            index = int(torch.multinomial(weights, 1, generator=self._generator))
+        if self._mirostat is not None:
+            self._mirostat.observe(float(weights[index]))
+        return int(token_ids[index])
 
     def _penalize(self, logits: torch.Tensor) -> torch.Tensor:
         """Apply what depends on the tokens so far: bias, penalties, `min_tokens`."""
@@ -148,6 +181,26 @@ class Sampler:
             logits = logits.index_fill(0, stops, -torch.inf)
             require_finite(logits)
         return logits
+
+    def _restrict(self, logits: torch.Tensor) -> torch.Tensor:
+        """Leave only those tokens possible that the mask allows."""
+        if self._mask is None or self._mask.is_free:
+            return logits
+        logits = restrict(logits, self._mask.allowed())
+        require_finite(logits)
+        return logits
+
+
+def restrict(logits: torch.Tensor, allowed: bytes) -> torch.Tensor:
+    """Return the logits with minus infinity for every token that is not allowed.
+
+    Args:
+        logits: (vocab_size,), float32.
+        allowed: See `TokenMask.allowed`; it may be shorter or longer than the vocabulary.
+    """
+    packed = np.frombuffer(allowed, np.uint8)
+    bits = np.unpackbits(packed, count=logits.numel(), bitorder="little")  # zeros where it ends
+    return torch.where(torch.from_numpy(bits).to(logits.device).bool(), logits, -torch.inf)
 
 
 def require_finite(logits: torch.Tensor) -> None:
@@ -174,6 +227,11 @@ def penalize_repetition(
     return logits.scatter(0, seen_token_ids, seen)
 
 
+def scale(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Divide the logits by a temperature above 0, the greatest being 0 so that none overflows."""
+    return (logits - logits.max()) / max(temperature, MIN_TEMPERATURE)
+
+
 def candidates(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the tokens that may be drawn, with weights in proportion to their probability.
 
@@ -184,9 +242,11 @@ def candidates(logits: torch.Tensor, params: SamplingParams) -> tuple[torch.Tens
     Returns:
         Weights (num_candidates,), float32, not normalized, and ids (num_candidates,), int64.
     """
-    scaled = (logits - logits.max()) / max(params.temperature, MIN_TEMPERATURE)
+    scaled = scale(logits, params.temperature)
     if 0 < params.top_k < scaled.numel():
-        scaled, token_ids = scaled.topk(params.top_k)
+        least = scaled.topk(params.top_k).values[-1]
+        token_ids = (scaled >= least).nonzero()[:, 0]  # as many more as are tied with the last
+        scaled = scaled[token_ids]
     else:
         token_ids = torch.arange(scaled.numel(), device=scaled.device)
     probs = scaled.softmax(dim=-1)
@@ -210,10 +270,7 @@ def report_logprobs(logits: torch.Tensor, token_id: int, num_top: int) -> TokenL
         token_id: The chosen one.
         num_top: How many of the likeliest to name.
     """
-    logprobs = logits.log_softmax(dim=-1)
-    values, token_ids = logprobs.topk(min(num_top, logprobs.numel()))
-    top = zip(token_ids.tolist(), values.clamp_min(LEAST_LOGPROB).tolist(), strict=True)
-    return TokenLogprobs(token_id, max(float(logprobs[token_id]), LEAST_LOGPROB), tuple(top))
+    return _report_rows(logits[None], [token_id], num_top)[0]
 
 
 def report_prompt_logprobs(
@@ -222,12 +279,33 @@ def report_prompt_logprobs(
     """Return `report_logprobs` of several positions of a prompt.
 
     Args:
-        logits: (num_positions, vocab_size), float32.
+        logits: (num_positions, vocab_size), of any precision.
         next_token_ids: The token that follows each position in the prompt.
         num_top: How many of the likeliest to name.
+
+    Raises:
+        EngineFailure: The logits hold NaN.
     """
-    rows = zip(logits, next_token_ids, strict=True)
-    return [report_logprobs(row.float(), token_id, num_top) for row, token_id in rows]
+    reports = []
+    for start in range(0, len(next_token_ids), ROWS_AT_ONCE):
+        token_ids = next_token_ids[start : start + ROWS_AT_ONCE]
+        reports += _report_rows(logits[start : start + ROWS_AT_ONCE].float(), token_ids, num_top)
+    return reports
+
+
+def _report_rows(
+    logits: torch.Tensor, token_ids: Sequence[int], num_top: int
+) -> list[TokenLogprobs]:
+    """Return `report_logprobs` of each row of (num_rows, vocab_size), float32."""
+    require_finite(logits.amax(dim=-1).sum())
+    logprobs = logits.log_softmax(dim=-1).clamp_min(LEAST_LOGPROB)
+    chosen = logprobs.gather(1, torch.tensor(token_ids, device=logits.device)[:, None])[:, 0]
+    values, top_token_ids = logprobs.topk(min(num_top, logprobs.shape[1]))
+    rows = zip(token_ids, chosen.tolist(), top_token_ids.tolist(), values.tolist(), strict=True)
+    return [
+        TokenLogprobs(token_id, logprob, tuple(zip(top_ids, top_logprobs, strict=True)))
+        for token_id, logprob, top_ids, top_logprobs in rows
+    ]
 
 
 def _add(logits: torch.Tensor, amounts: Mapping[int, float]) -> torch.Tensor:
@@ -248,9 +326,12 @@ def _nucleus(probs: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Ten
 
 
 def _typical(probs: torch.Tensor, mass: float) -> torch.Tensor:
-    """Return which tokens to keep: those whose surprise is nearest to the expected one."""
+    """Return which tokens to keep: those whose surprise is nearest to the expected one.
+
+    A token that is exactly as far from it as the last one is kept too.
+    """
     surprise = -probs.log()
     entropy = (probs * surprise).nansum()
-    order = (surprise - entropy).abs().argsort()
+    distances, order = (surprise - entropy).abs().sort()
     num_before = int((probs[order].cumsum(dim=-1) < mass).sum())
-    return order[: min(num_before + 1, probs.numel())]
+    return order[distances <= distances[min(num_before, probs.numel() - 1)]]

@@ -28,6 +28,7 @@ from palma.engine.base import (
     check_request,
     stop_token_ids,
 )
+from palma.engine.mean_states import MeanStates, last_hidden_states
 from palma.engine.sampler import Sampler, report_prompt_logprobs, require_finite
 from palma.engine.thread_scheduler import Sequence, ThreadScheduler
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from palma.models.loader import LoadedModel
+
+
+MAX_PROMPT_LOGITS = 2**27
+"""Numbers of a prompt's logits that are held at once: half a gigabyte in float32."""
 
 
 class ThreadsEngine:
@@ -57,6 +62,7 @@ class ThreadsEngine:
             device_reason=loaded.choice.reason,
             engine_reason=engine_reason,
             stop_token_ids=loaded.stop_token_ids,
+            weights=loaded.weights,
         )
         self.tokenizer = loaded.tokenizer
         self._model = loaded.model
@@ -91,6 +97,7 @@ class ThreadsEngine:
             stops,
             prompt.device,
             request.logits_hook,
+            mask=request.token_mask,
         )
         streamer = TokenStreamer(sequence, chooser := TokenChooser(sampler))
         if self._num_threads is not None:
@@ -99,6 +106,8 @@ class ThreadsEngine:
             with torch.inference_mode():
                 if request.wants_prompt_logprobs:
                     self._report_prompt(sequence, prompt)
+                if request.wants_embedding:
+                    self._report_embedding(sequence, prompt)
                 if request.sampling_params.max_tokens == 0:
                     return "length"
                 self._model.generate(
@@ -110,6 +119,8 @@ class ThreadsEngine:
                 )
         except Cancelled:
             return "cancelled"
+        except Completed:
+            return "stop"
         except (torch.OutOfMemoryError, MemoryError):
             raise InsufficientMemory(
                 f"{prompt.shape[1]} prompt tokens and their completion did not fit into memory "
@@ -118,13 +129,41 @@ class ThreadsEngine:
             ) from None
         return "stop" if streamer.last_token_id in stops else "length"
 
+    def _report_embedding(self, sequence: Sequence, prompt: torch.Tensor) -> None:
+        """Say the embedding of the prompt (1, num_prompt_tokens)."""
+        states = MeanStates()
+        states.add(last_hidden_states(self._model, prompt))
+        sequence.emit(TokenDelta(embedding=states.embedding()))
+
     def _report_prompt(self, sequence: Sequence, prompt: torch.Tensor) -> None:
         """Say how likely each token of the prompt (1, num_prompt_tokens) was."""
-        logits = self._model(prompt, use_cache=False).logits[0, :-1]
         next_token_ids = sequence.request.prompt_token_ids[1:]
         num_top = sequence.request.sampling_params.num_logprobs or 0
-        reports = report_prompt_logprobs(logits, next_token_ids, num_top)
+        num_rows = len(next_token_ids)
+        if self._model._supports_logits_to_keep():
+            num_rows = max(1, MAX_PROMPT_LOGITS // self.info.vocab_size)
+        reports: list[TokenLogprobs] = []
+        for start in range(0, len(next_token_ids), num_rows):
+            if sequence.cancelled.is_set():
+                raise Cancelled
+            part = next_token_ids[start : start + num_rows]
+            logits = self._prompt_logits(prompt, start, start + len(part))
+            reports += report_prompt_logprobs(logits, part, num_top)
         sequence.emit(TokenDelta(prompt_logprobs=tuple(reports)))
+
+    def _prompt_logits(self, prompt: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        """Return the logits after some tokens of a prompt: (end - start, vocab_size).
+
+        A pass over the whole prompt for each part costs time and no memory. To go on from a KV
+        cache would be faster, and wrong with models that can take only one token at a time then.
+        """
+        if end - start == prompt.shape[1] - 1:
+            logits = self._model(prompt, use_cache=False).logits[0, :-1]
+        else:
+            kept = torch.arange(start, end, device=prompt.device)
+            logits = self._model(prompt, use_cache=False, logits_to_keep=kept).logits[0]
+        assert isinstance(logits, torch.Tensor)
+        return logits
 
 
 def _generation_config(request: EngineRequest, stops: frozenset[int]) -> GenerationConfig:
@@ -132,13 +171,17 @@ def _generation_config(request: EngineRequest, stops: frozenset[int]) -> Generat
     return GenerationConfig(
         do_sample=False,
         max_new_tokens=request.sampling_params.max_tokens,
-        eos_token_id=sorted(stops) or None,
+        eos_token_id=sorted(stops),  # no ids, and not None: that means the checkpoint's
         pad_token_id=min(stops, default=0),
     )
 
 
 class Cancelled(Exception):
     """The sequence was cancelled. A stopping criterion would cost every token a tensor."""
+
+
+class Completed(Exception):
+    """The sequence's token mask lets nothing follow."""
 
 
 class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers is untyped here
@@ -160,6 +203,7 @@ class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers
 
         Raises:
             Cancelled: Nobody wants the token any more; this is what ends `generate`.
+            Completed: This was the last token that may come.
         """
         if self._next_is_prompt:
             self._next_is_prompt = False
@@ -169,6 +213,8 @@ class TokenStreamer(TextIteratorStreamer):  # type: ignore[misc]  # transformers
         self.last_token_id = int(value)
         logprobs = (self._chooser.logprobs,) if self._chooser.logprobs is not None else ()
         self._sequence.emit(TokenDelta(token_ids=(self.last_token_id,), logprobs=logprobs))
+        if self._chooser.is_complete:
+            raise Completed
 
     def end(self) -> None:
         """Do nothing: the scheduler sends the last delta."""
@@ -180,6 +226,11 @@ class TokenChooser(LogitsProcessor):  # type: ignore[misc]
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
         self.logprobs: TokenLogprobs | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing may follow the token that was chosen."""
+        return self._sampler.is_complete
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Take ids (1, num_seen) and scores (1, vocab_size); return scores of that shape."""

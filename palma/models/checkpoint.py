@@ -80,7 +80,7 @@ def find_weights(names: Collection[str], read_json: ReadJson, settings: Settings
     """
     if CONFIG_FILE not in names:
         raise ModelLoadError(f"{CONFIG_FILE} is missing: this is no Transformers checkpoint")
-    _refuse_remote_code(read_json(CONFIG_FILE), settings)
+    refuse_remote_code(read_json(CONFIG_FILE), settings)
     for single, index in (_SAFETENSORS, _PICKLED) if settings.allow_pickle else (_SAFETENSORS,):
         if single in names:
             return [single]
@@ -106,7 +106,12 @@ def read_json_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_remote_code(config: dict[str, Any], settings: Settings) -> None:
+def refuse_remote_code(config: dict[str, Any], settings: Settings) -> None:
+    """Refuse a model that needs Python code of its own, unless the operator trusts it.
+
+    Raises:
+        ModelLoadError: It does.
+    """
     if "auto_map" in config and not settings.trust_remote_code:
         raise ModelLoadError(
             f"{CONFIG_FILE} has an auto_map: this model brings Python code of its own. "

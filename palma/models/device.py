@@ -64,10 +64,12 @@ def prepare_environment() -> None:
     """Set what torch reads from the environment while it is imported; the operator's values win.
 
     Call it before torch is first imported. Operators that Metal lacks then run on the CPU, and
-    OpenMP's threads sleep between two operators instead of burning a core each.
+    OpenMP's threads sleep between two operators instead of burning a core each. Tokenizers start
+    no threads of their own: texts come to them one by one.
     """
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def select_device(device: DeviceName, dtype: DtypeName) -> DeviceChoice:

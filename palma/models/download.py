@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ from palma.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 
+RequireFit = Callable[[int], None]
+"""Takes a model's number of parameters; raises ModelLoadError where it has no room."""
+
 _API_TIMEOUT_S = 10.0
+_MODULE_FILE = re.compile(r"\d+_\w+/(config\.json|model\.safetensors)", re.ASCII)
+"""Where sentence-transformers keeps what follows the Transformer: `1_Pooling/config.json`."""
+
 _TEXT_SUFFIXES = (".json", ".jinja", ".model", ".tiktoken", ".txt")
 
 
@@ -40,7 +47,7 @@ class _Repository:
 
 @dataclass(frozen=True, slots=True)
 class _Listing:
-    """One commit: its hash, and the size in bytes of each file at its top."""
+    """One commit: its hash, and the size in bytes of each file at its top or of a module."""
 
     commit: str
     sizes_bytes: Mapping[str, int]
@@ -52,17 +59,23 @@ def fetch_snapshot(
     *,
     endpoint: str | None = None,
     cache_dir: Path | None = None,
+    require_fit: RequireFit | None = None,
 ) -> Path:
     """Return a folder with the files of one commit; downloads those that are not cached.
 
     The newest commit wins while the Hub can be asked, else the one in the cache. Only what Palma
-    loads is downloaded, and only after the repository was found to be whole and harmless.
+    loads is downloaded, and only after the repository was found to be whole and harmless. Where
+    there is a `require_fit`, the headers of the weights are read first, and no more of them.
 
     Raises:
-        ModelLoadError: The model is out of reach, refused, or too large for the disk.
+        ModelLoadError: The model is out of reach, refused, or too large for disk or memory.
     """
     # The base of all errors of httpx, or of httpx2: whichever this huggingface_hub works with.
-    from huggingface_hub.errors import HTTPError, XetDownloadError  # type: ignore[attr-defined]
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        HTTPError,
+        SafetensorsParsingError,
+        XetDownloadError,
+    )
 
     repository = _Repository(str(spec.source), spec.revision, endpoint, cache_dir)
     with naming(repository.repo_id):
@@ -71,7 +84,9 @@ def fetch_snapshot(
         except (OSError, LookupError, TypeError, ValueError, HTTPError) as error:  # or junk came
             return _cached_after(explain(error, spec.revision), repository, settings)
         try:
-            return _download(repository, listing, settings)
+            return _download(repository, listing, settings, require_fit)
+        except SafetensorsParsingError as error:
+            raise ModelLoadError(f"its weights are broken on the Hub: {error}") from None
         except (OSError, RuntimeError, ValueError, HTTPError, XetDownloadError) as error:
             raise explain(error, spec.revision) from None
 
@@ -87,7 +102,8 @@ def _list_files(repository: _Repository) -> _Listing:
         timeout=_API_TIMEOUT_S,
     )
     files = {file.rfilename: file.size or 0 for file in found.siblings or ()}
-    return _Listing(str(found.sha), {name: n for name, n in files.items() if "/" not in name})
+    wanted = {n: size for n, size in files.items() if "/" not in n or _MODULE_FILE.fullmatch(n)}
+    return _Listing(str(found.sha), wanted)
 
 
 def _require_sendable_token() -> None:
@@ -116,7 +132,12 @@ def _cached_after(reason: ModelLoadError, repository: _Repository, settings: Set
     return folder
 
 
-def _download(repository: _Repository, listing: _Listing, settings: Settings) -> Path:
+def _download(
+    repository: _Repository,
+    listing: _Listing,
+    settings: Settings,
+    require_fit: RequireFit | None,
+) -> Path:
     def read(name: str) -> dict[str, Any]:
         # The cache learns the branch's commit from the config alone: all else asks for the commit.
         revision = repository.revision if name == CONFIG_FILE else listing.commit
@@ -129,8 +150,12 @@ def _download(repository: _Repository, listing: _Listing, settings: Settings) ->
         for name in listing.sizes_bytes
         if name.endswith(suffixes) and not name.endswith(".index.json")
     ]
-    names = [*texts, *weights]
-    _require_disk_space(repository, listing, names)
+    modules = [name for name in listing.sizes_bytes if name.endswith("/model.safetensors")]
+    names = [*texts, *weights, *modules]
+    missing = [name for name in names if not _is_cached(repository, listing, name)]
+    _require_disk_space(repository, sum(listing.sizes_bytes[name] for name in missing))
+    if require_fit is not None and not set(weights).isdisjoint(missing):
+        _require_memory(repository, listing, weights, require_fit)
     return _snapshot(repository, listing.commit, names)
 
 
@@ -167,16 +192,34 @@ def _snapshot(
     return Path(folder)
 
 
-def _require_disk_space(repository: _Repository, listing: _Listing, names: list[str]) -> None:
-    from huggingface_hub import constants, try_to_load_from_cache
+def _is_cached(repository: _Repository, listing: _Listing, name: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
 
-    def is_cached(name: str) -> bool:
-        found = try_to_load_from_cache(
-            repository.repo_id, name, cache_dir=repository.cache_dir, revision=listing.commit
+    found = try_to_load_from_cache(
+        repository.repo_id, name, cache_dir=repository.cache_dir, revision=listing.commit
+    )
+    return isinstance(found, str)
+
+
+def _require_memory(
+    repository: _Repository, listing: _Listing, weights: list[str], require_fit: RequireFit
+) -> None:
+    """Read the headers of safetensors files on the Hub; pickled ones have none."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=repository.endpoint)
+    num_parameters = 0
+    for name in (name for name in weights if name.endswith(".safetensors")):
+        header = api.parse_safetensors_file_metadata(
+            repository.repo_id, name, revision=listing.commit, timeout=_API_TIMEOUT_S
         )
-        return isinstance(found, str)
+        num_parameters += sum(header.parameter_count.values())
+    require_fit(num_parameters)
 
-    needed = sum(listing.sizes_bytes[name] for name in names if not is_cached(name))
+
+def _require_disk_space(repository: _Repository, needed: int) -> None:
+    from huggingface_hub import constants
+
     free = _free_bytes(repository.cache_dir or Path(constants.HF_HUB_CACHE))
     if needed > free:
         raise ModelLoadError(

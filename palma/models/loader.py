@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palma.core.config import Settings
 from palma.core.errors import ModelLoadError, SettingsError
+from palma.core.types import Weights
 from palma.models.checkpoint import check_checkpoint, count_parameters, naming
 from palma.models.device import DeviceChoice, prepare_environment, select_device, suit_cpu
 from palma.models.download import fetch_snapshot
+from palma.models.memory_need import MemoryNeed, require_memory
 from palma.models.spec import ModelSpec
 from palma.models.tokenizer import HFTokenizer
 
@@ -48,6 +51,7 @@ class LoadedModel:
         max_model_len: Most tokens of prompt and completion together.
         vocab_size: Rows of the embedding; ids lie in [0, vocab_size).
         stop_token_ids: Any of these ends an answer.
+        weights: What it is made of.
     """
 
     model_id: str
@@ -57,6 +61,7 @@ class LoadedModel:
     max_model_len: int
     vocab_size: int
     stop_token_ids: frozenset[int]
+    weights: Weights = field(default_factory=Weights)
 
 
 def load_model(spec: ModelSpec, settings: Settings) -> LoadedModel:
@@ -70,27 +75,37 @@ def load_model(spec: ModelSpec, settings: Settings) -> LoadedModel:
     started = time.monotonic()
     choice = select_device(settings.device, settings.torch_dtype)
     logger.info("Loading %s on %s", spec.model_id, choice.device)
-    folder = spec.source if isinstance(spec.source, Path) else fetch_snapshot(spec, settings)
+
+    def require_fit(num_parameters: int) -> None:
+        require_memory(MemoryNeed.of(num_parameters, _suited(choice, num_parameters, settings)))
+
+    folder = spec.source
+    if not isinstance(folder, Path):
+        folder = fetch_snapshot(spec, settings, require_fit=require_fit)
     with naming(spec.model_id):
         loaded = _load_folder(folder, spec, settings, choice)
     logger.info("Loaded %s in %.1f s", spec.model_id, time.monotonic() - started)
     return loaded
 
 
+def _suited(choice: DeviceChoice, num_parameters: int, settings: Settings) -> DeviceChoice:
+    is_cpu = choice.device == "cpu"
+    return suit_cpu(choice, num_parameters, settings.torch_dtype) if is_cpu else choice
+
+
 def _load_folder(
     folder: Path, spec: ModelSpec, settings: Settings, choice: DeviceChoice
 ) -> LoadedModel:
     check_checkpoint(folder, settings)
-    if choice.device == "cpu":
-        choice = suit_cpu(choice, count_parameters(folder), settings.torch_dtype)
+    num_parameters = count_parameters(folder)
+    choice = _suited(choice, num_parameters, settings)
+    require_memory(MemoryNeed.of(num_parameters, choice))
     logger.info("%s on %s in %s: %s", spec.model_id, choice.device, choice.dtype, choice.reason)
-    try:
+    with explaining(folder):
         config = _load_config(folder, settings)
         max_model_len = _max_model_len(config, settings)
         tokenizer = _load_tokenizer(folder, settings)
         model = _load_weights(folder, config, settings, choice)
-    except _loading_errors() as error:
-        raise ModelLoadError(_one_line(error, folder)) from error
     vocab_size = model.get_input_embeddings().num_embeddings
     _require_matching_vocabulary(tokenizer, vocab_size)
     stop_token_ids = _stop_token_ids(model, tokenizer, vocab_size, settings)
@@ -103,7 +118,44 @@ def _load_folder(
         max_model_len=max_model_len,
         vocab_size=vocab_size,
         stop_token_ids=stop_token_ids,
+        weights=_measure(model),
     )
+
+
+def _measure(model: PreTrainedModel) -> Weights:
+    parameters = list(model.parameters())
+    return Weights(
+        architecture=model.config.model_type,
+        num_parameters=sum(parameter.numel() for parameter in parameters),
+        num_bytes=sum(parameter.nbytes for parameter in parameters),
+    )
+
+
+def load_blueprint(folder: Path, settings: Settings) -> PreTrainedModel:
+    """Return a model's layers without any weights, on torch's meta device; imports torch.
+
+    Raises:
+        ModelLoadError: It is no causal language model, or its config is broken.
+    """
+    prepare_environment()
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with explaining(folder):
+        config = _load_config(folder, settings)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                config, trust_remote_code=settings.trust_remote_code
+            )
+
+
+@contextmanager
+def explaining(folder: Path) -> Iterator[None]:
+    """Turn what Transformers raises on a broken checkpoint into a ModelLoadError of one line."""
+    try:
+        yield
+    except _loading_errors() as error:
+        raise ModelLoadError(_one_line(error, folder)) from error
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:
@@ -183,11 +235,11 @@ def _load_weights(
     )
     _require_clean(report)
     if choice.device == "cpu":
-        _own_memory(model)
+        own_memory(model)
     return model
 
 
-def _own_memory(model: PreTrainedModel) -> None:
+def own_memory(model: PreTrainedModel) -> None:
     """Copy the weights out of the memory-mapped files, one by one.
 
     Else whoever writes to these files changes the running model, and whoever shortens them ends

@@ -1,6 +1,9 @@
-"""How much memory a device has left."""
+"""How much memory a device has left, and giving some back."""
 
 from __future__ import annotations
+
+import gc
+import sys
 
 
 def available_bytes(device: str) -> int:
@@ -18,3 +21,11 @@ def available_bytes(device: str) -> int:
 
     available: int = psutil.virtual_memory().available
     return available
+
+
+def release_memory() -> None:
+    """Give the memory of models that nobody holds any more back to the device."""
+    gc.collect()
+    torch = sys.modules.get("torch")  # a process without torch has nothing on a GPU
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

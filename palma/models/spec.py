@@ -41,6 +41,14 @@ def is_model_name(text: str) -> bool:
     return _MODEL_NAME.fullmatch(text) is not None
 
 
+def is_local(model_id: str) -> bool:
+    """Whether a MODEL_ID means files that are on this machine whatever the Hub's cache has."""
+    from palma.models.bundled import BUNDLED_MODEL_ID
+
+    is_folder = _FOLDER.match(model_id) is not None and "\0" not in model_id
+    return model_id == BUNDLED_MODEL_ID or (is_folder and Path(model_id).expanduser().is_dir())
+
+
 def resolve_spec(settings: Settings) -> ModelSpec:
     """Say what MODEL_ID and MODEL_REVISION mean; looks at the disk, not at the network.
 

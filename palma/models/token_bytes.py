@@ -24,6 +24,7 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Any, definition: str | None) -> None:
         self._tokenizer = tokenizer
+        self._known: dict[int, bytes] = {}  # a look-up costs more than a token's log-probability
         decoder = json.loads(definition).get("decoder") if definition is not None else None
         self._is_byte_level = '"ByteLevel"' in json.dumps(decoder)
         self._added = {
@@ -32,6 +33,12 @@ class TokenBytes:
 
     def of(self, token_id: int) -> bytes:
         """Return the bytes of a token; none for an id that the tokenizer does not know."""
+        known = self._known.get(token_id)
+        if known is None:
+            known = self._known[token_id] = self._look_up(token_id)
+        return known
+
+    def _look_up(self, token_id: int) -> bytes:
         if token_id in self._added:
             content: str = self._added[token_id]
             return content.encode()

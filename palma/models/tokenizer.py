@@ -13,6 +13,7 @@ from palma.models.token_bytes import TokenBytes
 from palma.models.token_length import UNBOUNDED, max_token_chars
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class HFTokenizer:
 
     Attributes:
         special_tokens: See `palma.core.types.Tokenizer`.
+        has_chat_template: The same.
         max_token_chars: The same; `sys.maxsize` where a token can swallow any amount of text.
     """
 
@@ -41,7 +43,7 @@ class HFTokenizer:
         self._lock = threading.Lock()
         definition = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         self._backends = None if definition is None else _frozen_backends(definition)
-        self._has_template = _has_chat_template(tokenizer)
+        self.has_chat_template: bool = _has_chat_template(tokenizer)
         added = tokenizer.added_tokens_decoder.values()
         self.special_tokens: tuple[str, ...] = tuple(t.content for t in added if t.special)
         self._token_bytes = TokenBytes(tokenizer, definition)
@@ -52,7 +54,8 @@ class HFTokenizer:
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """Return the token ids of `text`; nothing is added at its ends."""
         if self._backends is not None:
-            return self._backends[parse_special].encode(text, add_special_tokens=False).ids
+            backend = self._backends[parse_special]
+            return encode_unlocked(backend, text, add_special_tokens=False).ids
         with self._lock:
             ids = self._tokenizer.encode(
                 text, add_special_tokens=False, split_special_tokens=not parse_special
@@ -62,9 +65,13 @@ class HFTokenizer:
     def encode_prompt(self, text: str) -> list[int]:
         """Return the ids of a raw prompt: with what the model wants at its ends (as BOS)."""
         if self._backends is not None:
-            return self._backends[True].encode(text).ids
+            return encode_unlocked(self._backends[True], text).ids
         with self._lock:
             return cast("list[int]", self._tokenizer.encode(text))
+
+    def definition(self) -> str | None:
+        """Return the text of its `tokenizer.json`; None for a slow tokenizer."""
+        return None if self._backends is None else self._backends[True].to_str()
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return the UTF-8 bytes that one token stands for, a control token's spelling too."""
@@ -72,22 +79,35 @@ class HFTokenizer:
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of the ids, control tokens left out and spaces as they are."""
+        return self._decode(token_ids, skip_special_tokens=True)
+
+    def decode_prompt(self, token_ids: list[int]) -> str:
+        """Return the text of the ids, control tokens spelled out."""
+        return self._decode(token_ids, skip_special_tokens=False)
+
+    def _decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         if self._backends is not None:
-            return self._backends[True].decode(token_ids, skip_special_tokens=True)
+            backend = self._backends[True]
+            return backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
         with self._lock:
             text = self._tokenizer.decode(
-                token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                token_ids,
+                skip_special_tokens=skip_special_tokens,
+                clean_up_tokenization_spaces=False,
             )
         return cast("str", text)
 
-    def render_chat(self, messages: tuple[Message, ...]) -> str:
-        """Return the prompt text that asks for the next assistant turn.
+    def render_chat(
+        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
+    ) -> str:
+        """Return the prompt text that asks for the next assistant turn, or for the last one's rest.
 
         Raises:
-            ChatTemplateRejected: The template does not accept these messages.
+            ChatTemplateRejected: The template does not accept these messages, or cannot leave the
+                last one open.
         """
-        if not self._has_template:
-            return _plain_chat(messages)
+        if not self.has_chat_template:
+            return _plain_chat(messages, continue_final_message)
         from jinja2 import TemplateError
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -95,14 +115,28 @@ class HFTokenizer:
             return cast(
                 "str",
                 self._tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=True
+                    turns,
+                    tokenize=False,
+                    add_generation_prompt=not continue_final_message,
+                    continue_final_message=continue_final_message,
                 ),
             )
         except TemplateError as error:
             raise _rejected(error.message or type(error).__name__) from None
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Jinja lets the errors of the template's own expressions through as they are.
-            raise _rejected(str(error)) from None
+            cannot_continue = "it cannot leave the last message open; end with the user's"
+            raise _rejected(cannot_continue if continue_final_message else str(error)) from None
+
+
+def encode_unlocked(
+    backend: Backend, text: str | tuple[str, str], *, add_special_tokens: bool = True
+) -> Encoding:
+    """Encode a text or a pair; other threads go on meanwhile.
+
+    `Backend.encode` holds Python's lock all the time, a second for 2 MB; batches do not.
+    """
+    return backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0]
 
 
 def _rejected(reason: str) -> ChatTemplateRejected:
@@ -133,6 +167,6 @@ def _has_chat_template(tokenizer: Any) -> bool:
     return True
 
 
-def _plain_chat(messages: tuple[Message, ...]) -> str:
+def _plain_chat(messages: tuple[Message, ...], continue_final_message: bool) -> str:
     lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
-    return "\n".join([*lines, "Assistant:"])
+    return "\n".join(lines if continue_final_message else [*lines, "Assistant:"])

@@ -24,6 +24,8 @@ class AnswerPlan:
         tokenizer: The model's.
         prompt_token_ids: What the engine was given.
         echo: Text that the answer begins with: a prompt that shall be repeated.
+        prompt_offsets: Where each prompt token begins in it, when its scores are asked for.
+        scores_end_token: Whether the end token's score is passed on.
         stop: Strings that end the answer.
         stop_token_ids: Tokens that end it; they are no text.
         interval_s: Least time between two chunks.
@@ -32,6 +34,8 @@ class AnswerPlan:
     tokenizer: Tokenizer
     prompt_token_ids: list[int]
     echo: str
+    prompt_offsets: list[int]
+    scores_end_token: bool
     stop: tuple[str, ...]
     stop_token_ids: frozenset[int]
     interval_s: float
@@ -71,14 +75,17 @@ class AnswerBuilder:
         self._fail = fail
         self._cancel = cancel
         self._ended = False
+        self._stop_token_id: int | None = None
 
     def __call__(self, delta: TokenDelta) -> None:
         """Take the next delta of the sequence."""
         if self._ended:
             return
         self._num_cached_tokens += delta.num_cached_tokens
-        if delta.prompt_logprobs:
-            self._scored.add_prompt(self._plan.prompt_token_ids[0], delta.prompt_logprobs)
+        if delta.prompt_logprobs is not None:
+            plan = self._plan
+            reports = delta.prompt_logprobs
+            self._scored.add_prompt(plan.prompt_token_ids, plan.prompt_offsets, reports)
         if delta.token_ids:
             self._take_tokens(delta)
         if delta.finish_reason is not None and not self._ended:
@@ -86,13 +93,18 @@ class AnswerBuilder:
 
     def _take_tokens(self, delta: TokenDelta) -> None:
         self._num_completion_tokens += len(delta.token_ids)
-        self._token_ids += [t for t in delta.token_ids if t not in self._plan.stop_token_ids]
+        for token_id in delta.token_ids:
+            if token_id in self._plan.stop_token_ids:
+                self._stop_token_id = token_id
+            else:
+                self._token_ids.append(token_id)
         now = time.monotonic()
         is_due = now - self._emitted_at >= self._plan.interval_s
         if not (is_due or self._plan.stop or delta.logprobs):
             return
         for report in delta.logprobs:
-            if report.token_id not in self._plan.stop_token_ids:
+            is_end_token = report.token_id in self._plan.stop_token_ids
+            if self._plan.scores_end_token or not is_end_token:
                 self._scored.add(self._num_chars, report)
         self._text += self._stop_matcher.push(self._detokenize())
         if self._stop_matcher.matched:
@@ -134,9 +146,15 @@ class AnswerBuilder:
 
     def _emit_last(self, finish_reason: Literal["stop", "length"]) -> None:
         self._num_said += len(self._text)
-        is_cut = self._stop_matcher.matched
-        scored = self._scored.take_before(self._num_said) if is_cut else self._scored.take_all()
-        self._emit(TextChunk(self._text, finish_reason, self._usage(), scored))
+        stop = self._stop_matcher.matched
+        scored = self._scored.take_before(self._num_said) if stop else self._scored.take_all()
+        token = None if stop else self._stop_token()
+        self._emit(TextChunk(self._text, finish_reason, self._usage(), scored, stop, token))
+
+    def _stop_token(self) -> str | None:
+        if self._stop_token_id is None:
+            return None
+        return self._plan.tokenizer.token_bytes(self._stop_token_id).decode(errors="replace")
 
     def _usage(self) -> Usage:
         num_prompt_tokens = len(self._plan.prompt_token_ids)

@@ -33,7 +33,8 @@ class Detokenizer:
         self._pending.extend(token_ids)
         text = self._text_of(self._pending)
         if not text.endswith(HALF_CHARACTER):
-            return self._release(len(self._pending), text) if text else ""
+            is_due = text or len(self._pending) > MAX_PENDING_TOKENS
+            return self._release(len(self._pending), text) if is_due else ""
         if len(self._pending) <= MAX_PENDING_TOKENS:
             return ""
         return self._release_broken(text)

@@ -11,7 +11,8 @@ from typing import Literal
 
 from palma.core.errors import PalmaError, RequestCancelled
 from palma.core.types import GenerationRequest, ScoredToken, TextChunk, Usage
-from palma.serving.registry import ServedModel
+from palma.engine.base import TokenDelta
+from palma.serving.instance import ServedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Completion:
     finish_reason: Literal["stop", "length"]
     usage: Usage
     scored_tokens: tuple[ScoredToken, ...] = ()
+    stop_string: str | None = None
+    stop_token: str | None = None
 
 
 class Generation:
@@ -29,6 +32,16 @@ class Generation:
 
     Iterate over it once for its chunks; the last one has a finish_reason. An error on the way
     is raised where the next chunk would have been.
+
+    Attributes:
+        num_prompt_tokens: Known once it is accepted.
+        num_dropped_messages: So many were too much for the window; known once it is accepted.
+        arrived_at: When the request came, by `time.monotonic`; the moments below are None until
+            they are there.
+        started_at: When the engine took it up.
+        first_token_at: When the prompt was read: the first token is made.
+        first_text_at: When the first text could leave.
+        ended_at: When all was said, or it failed.
     """
 
     def __init__(self, request: GenerationRequest, served: ServedModel, engine_id: str) -> None:
@@ -41,7 +54,12 @@ class Generation:
         self.started = asyncio.Event()
         self.ended = asyncio.Event()
         self.arrived_at = time.monotonic()
+        self.started_at: float | None = None
+        self.first_token_at: float | None = None
         self.first_text_at: float | None = None
+        self.ended_at: float | None = None
+        self.num_prompt_tokens = 0
+        self.num_dropped_messages = 0
         self.usage: Usage | None = None
         self._accepted = asyncio.Event()
         self._chunks: asyncio.Queue[TextChunk | PalmaError] = asyncio.Queue()
@@ -81,7 +99,14 @@ class Generation:
             scored += chunk.scored_tokens
             if chunk.finish_reason is not None and chunk.usage is not None:
                 text = "".join(texts)
-                return Completion(text, chunk.finish_reason, chunk.usage, tuple(scored))
+                return Completion(
+                    text,
+                    chunk.finish_reason,
+                    chunk.usage,
+                    tuple(scored),
+                    chunk.stop_string,
+                    chunk.stop_token,
+                )
         raise AssertionError("a generation ends with a finish_reason or an error")
 
     def cancel(self) -> None:
@@ -90,9 +115,17 @@ class Generation:
             self.served.engine.cancel(self.engine_id)
             self.fail(RequestCancelled("the request was cancelled"))
 
-    def accept(self) -> None:
+    def accept(self, num_prompt_tokens: int) -> None:
         """Note that the engine has the prompt."""
+        self.num_prompt_tokens = num_prompt_tokens
         self._accepted.set()
+
+    def note_progress(self, delta: TokenDelta) -> None:
+        """Note when it began and when the prompt was read; called in the engine's thread."""
+        if delta.started:
+            self.started_at = time.monotonic()
+        if delta.token_ids and self.first_token_at is None:
+            self.first_token_at = time.monotonic()
 
     def push(self, chunk: TextChunk) -> None:
         """Take a chunk from the engine."""
@@ -104,6 +137,7 @@ class Generation:
         if chunk.finish_reason is not None:
             self.outcome = chunk.finish_reason
             self.usage = chunk.usage
+            self.ended_at = time.monotonic()
             self.ended.set()
 
     def fail(self, error: PalmaError) -> None:
@@ -113,6 +147,7 @@ class Generation:
         self._error = error
         self.outcome = error.code
         self._chunks.put_nowait(error)
+        self.ended_at = time.monotonic()
         self._accepted.set()
         self.started.set()
         self.ended.set()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 
 from palma.core.errors import PalmaError
-from palma.core.types import MAX_SEED, GenerationRequest, TextChunk, Usage
+from palma.core.types import MAX_SEED, GenerationRequest, ScoredToken, TextChunk, Usage
 from palma.serving.generation import Completion, Generation
 
 
@@ -97,10 +98,28 @@ def total_usage(usages: list[Usage], num_prompts: int) -> Usage:
     )
 
 
-def mean_logprob(completion: Completion) -> float:
-    """Return how likely an answer was, by its tokens' mean log-probability."""
-    logprobs = [s.token.logprob for s in completion.scored_tokens if s.token.logprob is not None]
-    return sum(logprobs) / len(logprobs) if logprobs else 0.0
+def likeliest(
+    completions: list[Completion], num_kept: int, *, has_echo: bool = False
+) -> list[Completion]:
+    """Return the answers whose tokens have the greatest mean log-probability, likeliest first.
+
+    Args:
+        completions: Answers to one prompt, their tokens scored.
+        num_kept: How many of them.
+        has_echo: Whether they repeat the prompt, which says nothing about them.
+    """
+
+    def mean(completion: Completion) -> float:
+        num_echoed = completion.usage.num_prompt_tokens if has_echo else 0
+        return mean_logprob(completion.scored_tokens[num_echoed:])
+
+    return sorted(completions, key=mean, reverse=True)[:num_kept]
+
+
+def mean_logprob(scored_tokens: Sequence[ScoredToken]) -> float:
+    """Return how likely some tokens were on average; none at all are the least likely."""
+    logprobs = [s.token.logprob for s in scored_tokens if s.token.logprob is not None]
+    return sum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 def _wrapped(seed: int) -> int:

@@ -30,7 +30,10 @@ OK = Health("ok")
 
 
 class HealthMonitor:
-    """Answers the probes from the registry's state and the engine's heartbeat.
+    """Answers the probes from the registry's state and the engines' heartbeat.
+
+    It is about the models that the server was started for: one that was added later and fails
+    makes the server no less healthy.
 
     A busy engine is healthy however long its queue is; one that runs sequences and makes no
     token for `stall_timeout_s` is not.
@@ -49,10 +52,11 @@ class HealthMonitor:
         return self._heartbeat(self._stall_timeout_s) if started.is_ok else started
 
     def started(self) -> Health:
-        """Return whether the model has been loaded."""
+        """Return whether the models of the start have been loaded."""
         match self._registry.state:
             case "loading":
-                return Health("loading", f"{self._registry.model_id} is being loaded")
+                loading = ", ".join(self._registry.loading_ids)
+                return Health("loading", f"{loading} is being loaded")
             case "ready":
                 return OK
             case "failed" if self._registry.failure is not None:
@@ -65,7 +69,7 @@ class HealthMonitor:
         return self._heartbeat(DEAD_AFTER_STALLS * self._stall_timeout_s)
 
     def _heartbeat(self, timeout_s: float) -> Health:
-        stalled_s = self._registry.stats().stalled_s
+        stalled_s = self._registry.stalled_s()
         if stalled_s > timeout_s:
             return Health("unhealthy", f"the engine has made no token for {stalled_s:.0f} s")
         return OK

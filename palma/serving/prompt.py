@@ -8,9 +8,16 @@ import secrets
 from palma.core.errors import ContextLengthExceeded, InvalidRequest
 from palma.core.types import GenerationRequest, Message, SamplingParams, Tokenizer
 
+MAX_BIASED_TOKENS = 1024
+"""They are added up anew for every token of the completion."""
+
 
 def encode_chat(
-    tokenizer: Tokenizer, messages: tuple[Message, ...], max_model_len: int
+    tokenizer: Tokenizer,
+    messages: tuple[Message, ...],
+    max_model_len: int,
+    *,
+    continue_final_message: bool = False,
 ) -> list[int]:
     """Render the chat template and tokenize it; what users typed stays text.
 
@@ -26,7 +33,8 @@ def encode_chat(
     num_chars = sum(len(message.content) for message in messages)
     refuse_hopeless_length(num_chars, tokenizer.max_token_chars, max_model_len)
     shield = _Shield(tokenizer.special_tokens, messages)
-    prompt = tokenizer.render_chat(tuple(shield.cover(message) for message in messages))
+    covered = tuple(shield.cover(message) for message in messages)
+    prompt = tokenizer.render_chat(covered, continue_final_message=continue_final_message)
     token_ids: list[int] = []
     for piece, is_covered in shield.split(prompt):
         token_ids += tokenizer.encode(piece, parse_special=not is_covered)
@@ -54,6 +62,25 @@ def encode_raw(
             param="prompt",
         )
     return token_ids
+
+
+def settle_bias(params: SamplingParams, tokenizer: Tokenizer) -> SamplingParams:
+    """Move `text_bias` into `logit_bias`: every token of a text gets the text's bias.
+
+    Raises:
+        InvalidRequest: The texts have too many tokens.
+    """
+    if not params.text_bias:
+        return params
+    bias = dict(params.logit_bias)
+    for text, amount in params.text_bias.items():
+        bias |= dict.fromkeys(tokenizer.encode(text, parse_special=True), amount)
+    if len(bias) > MAX_BIASED_TOKENS:
+        raise InvalidRequest(
+            f"the texts in logit_bias have {len(bias)} tokens; {MAX_BIASED_TOKENS} are allowed",
+            param="logit_bias",
+        )
+    return dataclasses.replace(params, logit_bias=bias, text_bias={})
 
 
 def refuse_hopeless_length(

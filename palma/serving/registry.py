@@ -1,15 +1,13 @@
-"""Model id to running engine: what is loading, what is ready, what failed."""
+"""Names to running models: what is queued, loading, ready, failed, or on its way out."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from palma.core.config import Settings
 from palma.core.errors import InvalidRequest, ModelLoading, ModelNotFound, PalmaError, Unavailable
@@ -18,19 +16,11 @@ from palma.engine import create_engine
 from palma.engine.base import Engine, EngineStats
 from palma.models.loader import load_model
 from palma.models.spec import is_model_name, resolve_spec
+from palma.serving.instance import Instance, LoadEngine, LoadPlan, ServedModel
 
 logger = logging.getLogger(__name__)
 
-LoadEngine = Callable[[Settings, Executor], Engine]
 State = Literal["loading", "ready", "failed", "closed"]
-
-
-@dataclass(frozen=True, slots=True)
-class ServedModel:
-    """A model that answers requests now."""
-
-    card: ModelCard
-    engine: Engine
 
 
 def load_engine(settings: Settings, executor: Executor) -> Engine:
@@ -44,127 +34,209 @@ def load_engine(settings: Settings, executor: Executor) -> Engine:
     return create_engine(settings, load_model(resolve_spec(settings), settings), executor)
 
 
-def served_model_id(settings: Settings) -> str:
-    """Return the name that requests use; reads no file of the model and imports no torch.
-
-    Raises:
-        SettingsError: MODEL_ID names nothing that could be a model.
-    """
-    return "mock" if settings.engine == "mock" else resolve_spec(settings).model_id
-
-
 class ModelRegistry:
-    """Loads the configured model in the background and hands it out when it is ready.
+    """Loads models one at a time, in the background, and hands them out when they are ready.
 
+    A model may have several instances: the one with the fewest requests serves the next. The
+    models of the start are what health is about; the first model is the default one.
     Everything but the loading itself happens on the event loop.
+
+    Args:
+        plans: The models of the start.
+        load: Makes an engine, on a thread of its own.
     """
 
-    def __init__(
-        self, settings: Settings, model_id: str, executor: Executor, load: LoadEngine
-    ) -> None:
-        self.state: State = "loading"
-        self.failure: PalmaError | None = None
-        self.model_id = model_id
-        self._names = {model_id, settings.model_id or model_id}
-        self._settings = settings
-        self._executor = executor
+    def __init__(self, plans: Sequence[LoadPlan], load: LoadEngine) -> None:
         self._load = load
-        self._served: ServedModel | None = None
+        self._numbers = itertools.count(1)
+        self._instances: list[Instance] = []
+        self.turn = asyncio.Lock()  # whose holder loads: two threads cannot import Transformers
+        self._loads: set[asyncio.Task[None]] = set()
+        self._unloads: set[asyncio.Task[None]] = set()
+        for plan in plans:
+            self._append(plan, is_startup=True)
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """All copies of all models, those that failed included, oldest first."""
+        return tuple(self._instances)
+
+    @property
+    def state(self) -> State:
+        """How far the models of the start are; without any, those that were added."""
+        states = {instance.state for instance in self._startup()}
+        if "failed" in states:
+            return "failed"
+        if states & {"queued", "loading"}:
+            return "loading"
+        return "ready" if states else "closed"
+
+    @property
+    def failure(self) -> PalmaError | None:
+        """Why the first model of the start that failed did."""
+        return next((i.failure for i in self._startup() if i.failure is not None), None)
+
+    @property
+    def loading_ids(self) -> list[str]:
+        """The models of the start that are not loaded yet."""
+        return [i.model_id for i in self._startup() if i.state in ("queued", "loading")]
 
     async def load(self) -> None:
-        """Load the model on a thread of its own; the outcome is in `state` and `failure`.
+        """Load the models of the start; returns when all are ready, or one has failed."""
+        tasks = [self._start_loading(instance) for instance in self._instances]
+        for task in tasks:
+            await task
+            if self.failure is not None:
+                return
 
-        The thread is a daemon: a shutdown does not wait for a download to end.
+    def add(self, plan: LoadPlan) -> Instance:
+        """Queue a model, or another instance of one, to be loaded after those before it.
+
+        What has failed under the same name is forgotten; a failure harms nothing that runs.
         """
-        loop = asyncio.get_running_loop()
-        loaded: asyncio.Future[Engine] = loop.create_future()
+        failed = [i for i in self._instances if i.model_id == plan.model_id and i.failure]
+        self._instances = [i for i in self._instances if i not in failed]
+        instance = self._append(plan, is_startup=any(i.is_startup for i in failed))
+        self._start_loading(instance)
+        return instance
 
-        def run() -> None:
-            try:
-                outcome: Engine | Exception = self._load(self._settings, self._executor)
-            except Exception as error:  # noqa: BLE001  # handed to the event loop, which logs it
-                outcome = error
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_settle, loaded, outcome)
+    def remove(self, name: str, *, force: bool = False) -> list[Instance]:
+        """Unload all instances of a model; new requests do not find it any more.
 
-        threading.Thread(target=run, name="palma-load", daemon=True).start()
-        try:
-            self._serve(await loaded)
-        except PalmaError as error:
-            self._fail(error)
-        except Exception:
-            logger.exception("loading %s failed", self.model_id)
-            self._fail(Unavailable("the model could not be loaded; the log says why"))
+        Args:
+            name: Its name, or an alias.
+            force: Ends running requests with an error, also those of an earlier `remove`;
+                otherwise they end in peace.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        leaving = self._named(name, among=self._instances) if force else []
+        found = self._named(name, among=self._remaining())
+        if not found and not leaving:
+            raise self._not_found(name)
+        for instance in leaving:
+            instance.fail_requests()
+        for instance in found:
+            instance.state = "unloading"
+            self._spawn(self._unload(instance, force=force), self._unloads)
+        return found or leaving
 
     def get(self, name: str | None) -> ServedModel:
-        """Return the model of that name; None asks for the default one.
+        """Return the least loaded instance of a model; None asks for the default one.
 
         Raises:
             InvalidRequest: No model can have such a name.
             ModelNotFound: No model of that name is served here.
             ModelLoading: It is, but not yet.
-            Unavailable: It could not be loaded, or the server has closed it.
+            Unavailable: It could not be loaded, or no model is served at all.
         """
-        if name is not None and name not in self._names:
-            if not is_model_name(name):
-                raise InvalidRequest(
-                    "model must be a name, such as org/name, and not a path or an address",
-                    param="model",
-                )
-            raise ModelNotFound(
-                f"The model {name!r} is not served here. Served: {self.model_id}.",
-                param="model",
-            )
-        if self._served is not None:
-            return self._served
-        if self.state == "loading":
-            raise ModelLoading(f"{self.model_id} is being loaded; try again soon", retry_after_s=5)
-        raise Unavailable(f"{self.model_id} is not available")
+        found = self._find(name)
+        ready = [i.served for i in found if i.state == "ready" and i.served is not None]
+        if ready:
+            return min(ready, key=lambda served: len(served.in_flight))
+        if not found:
+            raise Unavailable("no model is loaded")
+        model_id = found[0].model_id
+        if any(instance.state != "failed" for instance in found):
+            raise ModelLoading(f"{model_id} is being loaded; try again soon", retry_after_s=5)
+        raise Unavailable(f"{model_id} is not available")
 
     def cards(self) -> list[ModelCard]:
-        """Return the models that are ready."""
-        return [self._served.card] if self._served else []
+        """Return the models that are ready, each once."""
+        cards = [i.served.card for i in self._remaining() if i.served is not None]
+        return list({card.model_id: card for card in reversed(cards)}.values())[::-1]
 
     def stats(self) -> EngineStats:
-        """Return the engine's counts of this moment; zeros while there is none."""
-        return self._served.engine.stats() if self._served else EngineStats()
+        """Return the counts of this moment over all engines, and the longest stall."""
+        found = [i.served.engine.stats() for i in self._instances if i.served is not None]
+        return EngineStats(
+            num_running=sum(stats.num_running for stats in found),
+            num_waiting=sum(stats.num_waiting for stats in found),
+            stalled_s=max((stats.stalled_s for stats in found), default=0.0),
+        )
+
+    def stalled_s(self) -> float:
+        """Return how long an engine of the start has run sequences without progress."""
+        engines = [i.served.engine for i in self._startup() if i.served is not None]
+        return max((engine.stats().stalled_s for engine in engines), default=0.0)
 
     async def close(self) -> None:
-        """Stop the engine; its running steps end first."""
-        served, self._served = self._served, None
-        self.state = "closed"
-        if served is not None:
-            await asyncio.to_thread(served.engine.close)
+        """Stop everything; running steps end first."""
+        tasks = [*self._loads, *self._unloads]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        instances, self._instances = self._instances, []
+        for instance in instances:
+            await instance.close()
 
-    def _serve(self, engine: Engine) -> None:
-        info = engine.info
-        card = ModelCard(
-            model_id=self.model_id,
-            created=int(time.time()),
-            max_model_len=info.max_model_len,
-            engine=info.engine,
-            device=info.device,
-            dtype=info.dtype,
-            device_reason=info.device_reason,
-            engine_reason=info.engine_reason,
+    def _append(self, plan: LoadPlan, *, is_startup: bool) -> Instance:
+        instance = Instance(next(self._numbers), plan, self._load, is_startup=is_startup)
+        self._instances.append(instance)
+        return instance
+
+    def _start_loading(self, instance: Instance) -> asyncio.Task[None]:
+        return self._spawn(self._load_in_turn(instance), self._loads)
+
+    async def _load_in_turn(self, instance: Instance) -> None:
+        async with self.turn:
+            if self._unloads:  # only after them is their memory free
+                await asyncio.wait(set(self._unloads))
+            if instance.state == "queued":
+                await instance.load()
+        if instance.failure is not None and not instance.is_startup:
+            logger.error("cannot serve %s: %s", instance.model_id, instance.failure.message)
+
+    async def _unload(self, instance: Instance, *, force: bool) -> None:
+        try:
+            await instance.unload(force=force)
+        finally:
+            self._instances = [i for i in self._instances if i is not instance]
+
+    def _spawn(
+        self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]
+    ) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
+
+    def _remaining(self) -> list[Instance]:
+        return [i for i in self._instances if i.state != "unloading"]
+
+    def _startup(self) -> list[Instance]:
+        """Return what health is about: the models of the start, else those that have not failed."""
+        remaining = self._remaining()
+        asked = [instance for instance in remaining if instance.is_startup]
+        return (
+            asked
+            or [i for i in remaining if i.state == "ready"]
+            or [i for i in remaining if i.state != "failed"]
         )
-        self._served = ServedModel(card, engine)
-        self.state = "ready"
-        logger.info(
-            "%s is ready, with a window of %d tokens. Engine %s: %s. Device %s, %s: %s",
-            *(card.model_id, card.max_model_len, card.engine, card.engine_reason),
-            *(card.device, card.dtype, card.device_reason),
+
+    def _find(self, name: str | None) -> list[Instance]:
+        remaining = self._remaining()
+        if name is None:
+            return [i for i in remaining if i.model_id == remaining[0].model_id]
+        if found := self._named(name, among=remaining):
+            return found
+        if not is_model_name(name):
+            raise InvalidRequest(
+                "model must be a name, such as org/name, and not a path or an address",
+                param="model",
+            )
+        raise self._not_found(name)
+
+    def _named(self, name: str, *, among: list[Instance]) -> list[Instance]:
+        """Return the instances of a name; of those that share an alias, the first model's."""
+        by_id = [i for i in among if i.model_id == name]
+        by_alias = [i for i in among if name in i.plan.aliases]
+        found = by_id or by_alias
+        return [i for i in among if found and i.model_id == found[0].model_id]
+
+    def _not_found(self, name: str) -> ModelNotFound:
+        served = ", ".join(dict.fromkeys(i.model_id for i in self._remaining())) or "none"
+        return ModelNotFound(
+            f"The model {name!r} is not served here. Served: {served}.", param="model"
         )
-
-    def _fail(self, error: PalmaError) -> None:
-        self.failure = error
-        self.state = "failed"
-
-
-def _settle(loaded: asyncio.Future[Engine], outcome: Engine | Exception) -> None:
-    if loaded.cancelled():
-        return
-    if isinstance(outcome, Exception):
-        loaded.set_exception(outcome)
-    else:
-        loaded.set_result(outcome)

@@ -6,8 +6,11 @@ import asyncio
 import itertools
 import logging
 import math
+import sys
 import time
+from collections.abc import Callable, Sized
 from concurrent.futures import Executor
+from typing import Protocol, TypeVar
 
 from palma.core.config import Settings
 from palma.core.errors import (
@@ -20,14 +23,27 @@ from palma.core.errors import (
     RequestCancelled,
 )
 from palma.core.telemetry import Telemetry
-from palma.core.types import GenerationRequest
-from palma.engine.base import EngineRequest, TokenDelta, stop_token_ids
+from palma.core.types import GenerationRequest, Tokenizer
+from palma.engine.base import (
+    Engine,
+    EngineRequest,
+    TokenDelta,
+    TokenMask,
+    check_request,
+    stop_token_ids,
+)
 from palma.serving.answer import AnswerBuilder, AnswerPlan
 from palma.serving.generation import Generation
-from palma.serving.prompt import encode_chat, encode_raw, fit_to_window
-from palma.serving.registry import ModelRegistry, ServedModel
+from palma.serving.grammars import GrammarCompiler
+from palma.serving.instance import ServedModel
+from palma.serving.prompt import encode_chat, encode_raw, fit_to_window, settle_bias
+from palma.serving.registry import ModelRegistry
+from palma.serving.scored_tokens import text_offsets
+from palma.serving.truncation import drop_oldest
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_RETRY_AFTER_S = 60
 """Official SDKs give up on a Retry-After of more than two minutes."""
@@ -36,11 +52,34 @@ DRAINING_RETRY_AFTER_S = 5
 """By then a load balancer has noticed, or a new server has started."""
 
 
+class Queue(Protocol):
+    """A model and what it works on."""
+
+    @property
+    def in_flight(self) -> Sized:
+        """Work that has been taken and has not ended."""
+
+
+class Job(Protocol):
+    """What holds a place in the queue: a generation, or work of another kind."""
+
+    engine_id: str
+
+    def fail(self, error: PalmaError) -> None:
+        """End it with an error, unless it has ended."""
+
+
 class GenerationService:
     """Takes requests and runs each in a background task of its own.
 
-    At most THREADS_MAX_WORKERS requests generate at once and MAX_WAITING_REQUESTS wait; the
-    next one is refused at the door. All methods belong to the event loop.
+    At most THREADS_MAX_WORKERS requests of a model generate at once and MAX_WAITING_REQUESTS
+    wait; the next one is refused at the door. All methods belong to the event loop.
+
+    Args:
+        settings: The server's.
+        registry: Knows the models.
+        executor: Where prompts are read; each engine has threads of its own.
+        telemetry: Counts.
     """
 
     def __init__(
@@ -57,8 +96,11 @@ class GenerationService:
         self._num_workers = settings.threads_max_workers
         self._stream_interval_s = settings.stream_interval_s
         self._max_in_flight = settings.threads_max_workers + settings.max_waiting_requests
-        self._in_flight: dict[str, tuple[Generation, asyncio.Task[None]]] = {}
+        self._in_flight: dict[str, tuple[Job, asyncio.Task[None]]] = {}
+        self._num_counted = 0  # prompts whose tokens are being counted
+        self.num_running_elsewhere = 0  # jobs that a model without an engine computes
         self._numbers = itertools.count()
+        self._grammars = GrammarCompiler(executor)
         self._mean_duration_s = 1.0
 
     def start(self, request: GenerationRequest) -> Generation:
@@ -77,26 +119,82 @@ class GenerationService:
         Raises:
             InvalidRequest: They are more than this server ever takes at once.
         """
+        served = self._admit(requests)
+        return [self._start(*pair) for pair in zip(requests, served, strict=True)]
+
+    async def count_prompt_tokens(self, request: GenerationRequest) -> int:
+        """Return how many tokens a request's prompt has, generating none; raises what `start` does.
+
+        Raises:
+            ContextLengthExceeded: The text is too long for the window whatever its tokens are.
+        """
+
+        def encode(engine: Engine) -> list[int]:
+            return _encode(request, engine.tokenizer, engine.info.max_model_len)
+
+        return len(await self.with_engine(request.model, encode))
+
+    async def with_engine(self, model: str | None, use: Callable[[Engine], T]) -> T:
+        """Run something with a model's engine where prompts are read, off the event loop.
+
+        It raises what `start` and `use` raise, and counts as a request that waits.
+        """
+        self.require_open()
+        served = self.registry.get(model)
+        self.require_room(1, served)
+        loop = asyncio.get_running_loop()
+        self._num_counted += 1
+        try:
+            return await loop.run_in_executor(self._executor, use, served.engine)
+        finally:
+            self._num_counted -= 1
+
+    def _admit(self, requests: list[GenerationRequest]) -> list[ServedModel]:
+        """Look up the models of requests that may enter together."""
+        self.require_open()
+        served = [self.registry.get(request.model) for request in requests]
+        self.require_room(len(requests), served[0])
+        return served
+
+    def require_open(self) -> None:
+        """Raise Draining when the server takes nothing new."""
         if self.is_draining:
             raise Draining("the server is shutting down", retry_after_s=DRAINING_RETRY_AFTER_S)
-        served = [self.registry.get(request.model) for request in requests]
-        if len(requests) > self._max_in_flight:
+
+    def require_room(self, num_requests: int, queue: Queue) -> None:
+        """Refuse what does not fit into a model's queue.
+
+        Raises:
+            InvalidRequest: The requests are more than this server ever takes at once.
+            QueueFull: As many requests wait as may.
+        """
+        if num_requests > self._max_in_flight:
             raise InvalidRequest(
-                f"the request asks for {len(requests)} answers, and this server works on at most "
+                f"the request asks for {num_requests} answers, and this server works on at most "
                 f"{self._max_in_flight} at a time; ask for fewer"
             )
-        if len(self._in_flight) + len(requests) > self._max_in_flight:
+        num_inside = len(queue.in_flight) + self._num_counted
+        if num_inside + num_requests > self._max_in_flight:
             raise QueueFull(
-                f"{len(self._in_flight)} requests are running or waiting, and at most "
+                f"{num_inside} requests are running or waiting, and at most "
                 f"{self._max_in_flight} may",
                 retry_after_s=self._retry_after_s(),
             )
-        return [self._start(*pair) for pair in zip(requests, served, strict=True)]
+
+    def new_id(self, request_id: str) -> str:
+        """Return an id for the engine that no other work has."""
+        return f"{request_id}#{next(self._numbers)}"
+
+    def track(self, job: Job, task: asyncio.Task[None]) -> None:
+        """Give work of another kind a place in the queue until its task ends."""
+        self._in_flight[job.engine_id] = (job, task)
+        task.add_done_callback(lambda _: self._in_flight.pop(job.engine_id))
 
     def _start(self, request: GenerationRequest, served: ServedModel) -> Generation:
-        generation = Generation(request, served, f"{request.request_id}#{next(self._numbers)}")
+        generation = Generation(request, served, self.new_id(request.request_id))
         task = asyncio.create_task(self._run(generation), name=generation.engine_id)
         self._in_flight[generation.engine_id] = (generation, task)
+        served.begin(generation)
         return generation
 
     @property
@@ -106,8 +204,8 @@ class GenerationService:
 
     @property
     def num_running(self) -> int:
-        """Requests that the engine computes."""
-        return self.registry.stats().num_running
+        """Requests that a model computes."""
+        return self.registry.stats().num_running + self.num_running_elsewhere
 
     @property
     def num_waiting(self) -> int:
@@ -118,14 +216,18 @@ class GenerationService:
         """Take nothing new from now on; may be called from a signal handler."""
         self.is_draining = True
 
+    def close(self) -> None:
+        """End what `drain` leaves: the process in which grammars are tried."""
+        self._grammars.close()
+
     async def drain(self, grace_s: float) -> None:
         """Take nothing new; give what runs `grace_s` seconds, then end it with an error."""
         self.refuse_new_requests()
         if tasks := [task for _, task in self._in_flight.values()]:
             await asyncio.wait(tasks, timeout=grace_s)
-        for generation, _ in list(self._in_flight.values()):
+        for job, _ in list(self._in_flight.values()):
             message = "the server shut down before the answer was complete"
-            generation.fail(Draining(message, retry_after_s=DRAINING_RETRY_AFTER_S))
+            job.fail(Draining(message, retry_after_s=DRAINING_RETRY_AFTER_S))
 
     async def _run(self, generation: Generation) -> None:
         """The background task of one request."""
@@ -140,27 +242,33 @@ class GenerationService:
             generation.fail(EngineFailure("the request failed; the log says why"))
         finally:
             generation.served.engine.cancel(generation.engine_id)
+            generation.served.end(generation)
             del self._in_flight[generation.engine_id]
             self._record(generation)
 
     async def _submit(self, generation: Generation) -> None:
         """Tokenize on the executor, then hand the sequence to the engine."""
         loop = asyncio.get_running_loop()
+        asked = generation.request
+        mask = await self._grammars.mask(
+            asked.constraints, asked.sampling_params, generation.served.engine
+        )
         request, plan = await loop.run_in_executor(
-            self._executor, _prepare, generation, self._stream_interval_s
+            self._executor, _prepare, generation, mask, self._stream_interval_s
         )
         if generation.ended.is_set():  # the client left meanwhile
             return
         builder = _answer_builder(generation, plan, loop)
 
         def sink(delta: TokenDelta) -> None:
+            generation.note_progress(delta)
             if delta.started:
                 loop.call_soon_threadsafe(generation.started.set)
             builder(delta)
 
         generation.served.engine.submit(request, sink)
         self._telemetry.prompt_tokens.inc(len(request.prompt_token_ids))
-        generation.accept()
+        generation.accept(len(request.prompt_token_ids))
 
     async def _wait_for_turn(self, generation: Generation) -> None:
         """Wait until the engine starts the sequence, no longer than the client would."""
@@ -193,24 +301,43 @@ class GenerationService:
         logger.info("%s: %s after %.3f s", generation.engine_id, generation.outcome, duration_s)
 
 
-def _prepare(generation: Generation, interval_s: float) -> tuple[EngineRequest, AnswerPlan]:
+def _prepare(
+    generation: Generation, mask: TokenMask | None, interval_s: float
+) -> tuple[EngineRequest, AnswerPlan]:
     """Build the engine's request and the plan of its answer; runs on the executor."""
     request, engine = generation.request, generation.served.engine
     if generation.ended.is_set():
         raise RequestCancelled("the client left before its prompt was read")
-    max_model_len = engine.info.max_model_len
-    if request.prompt is None:
-        prompt_token_ids = encode_chat(engine.tokenizer, request.messages, max_model_len)
-    else:
-        prompt_token_ids = encode_raw(engine.tokenizer, request.prompt, max_model_len)
+    max_model_len = min(engine.info.max_model_len, request.max_model_len or sys.maxsize)
+    if request.num_fixed_messages is not None:
+        request = drop_oldest(request, engine.tokenizer, max_model_len)
+        generation.num_dropped_messages = len(generation.request.messages) - len(request.messages)
+    prompt_token_ids = _encode(request, engine.tokenizer, max_model_len)
     params = fit_to_window(request, len(prompt_token_ids), max_model_len)
+    params = settle_bias(params, engine.tokenizer)
     engine_request = EngineRequest(
         generation.engine_id,
         prompt_token_ids,
         params,
+        token_mask=mask,
         wants_prompt_logprobs=request.echo and params.num_logprobs is not None,
     )
+    if request.echo:  # ids from outside the vocabulary have no text
+        check_request(engine_request, engine.info)
     return engine_request, _answer_plan(generation, engine_request, interval_s)
+
+
+def _encode(request: GenerationRequest, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
+    plain = None if tokenizer.has_chat_template else request.plain_prompt
+    prompt = plain if request.prompt is None else request.prompt
+    if prompt is not None:
+        return encode_raw(tokenizer, prompt, max_model_len)
+    return encode_chat(
+        tokenizer,
+        request.messages,
+        max_model_len,
+        continue_final_message=request.continue_final_message,
+    )
 
 
 def _answer_plan(
@@ -219,14 +346,18 @@ def _answer_plan(
     """Say how the answer to a request is built."""
     request, engine = generation.request, generation.served.engine
     prompt_token_ids = list(engine_request.prompt_token_ids)
-    echo = ""
+    echo, offsets = "", []
     if request.echo:
         is_text = isinstance(request.prompt, str)
-        echo = str(request.prompt) if is_text else engine.tokenizer.decode(prompt_token_ids)
+        echo = str(request.prompt) if is_text else engine.tokenizer.decode_prompt(prompt_token_ids)
+    if engine_request.wants_prompt_logprobs:
+        offsets = text_offsets(engine.tokenizer, prompt_token_ids, echo)
     return AnswerPlan(
         tokenizer=engine.tokenizer,
         prompt_token_ids=prompt_token_ids,
         echo=echo,
+        prompt_offsets=offsets,
+        scores_end_token=request.scores_end_token,
         stop=request.stop,
         stop_token_ids=stop_token_ids(engine_request.sampling_params, engine.info),
         interval_s=interval_s,

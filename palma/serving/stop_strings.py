@@ -13,18 +13,18 @@ class StopMatcher:
     def __init__(self, stop: tuple[str, ...]) -> None:
         self._stop = stop
         self._held = ""
-        self.matched = False
+        self.matched: str | None = None
 
     def push(self, text: str) -> str:
-        """Return the text that may leave now; sets `matched` when a stop string is complete."""
+        """Return the text that may leave now; `matched` is the stop string that is complete."""
         if not self._stop:
             return text
         text = self._held + text
-        starts = [start for stop in self._stop if (start := text.find(stop)) >= 0]
-        if starts:
-            self.matched = True
+        found = [stop for stop in self._stop if stop in text]
+        if found:
+            self.matched = min(found, key=text.index)
             self._held = ""
-            return text[: min(starts)]
+            return text[: text.index(self.matched)]
         num_held = max(_overlap(text, stop) for stop in self._stop)
         cut = len(text) - num_held
         self._held = text[cut:]

@@ -84,7 +84,7 @@ def test_what_is_not_the_key_is_401(server: LiveServer) -> None:
         bearer(KEY, "Basic"),
         {b"Authorization": b"Bearer"},
         {b"Authorization": f"Bearer{KEY}".encode()},
-        {b"X-Api-Key": KEY.encode()},
+        {b"X-Api-Key": KEY.encode() + b"x"},
         {**own_header("wrong"), **bearer(KEY)},
     ]
     for headers in wrong:

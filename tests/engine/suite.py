@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from palma.core.errors import PalmaError
 from palma.core.types import FinishReason, SamplingParams
-from palma.engine.base import Engine, EngineRequest, LogitsHook, TokenDelta
+from palma.engine.base import Engine, EngineRequest, LogitsHook, TokenDelta, TokenLogprobs
 
 PATIENCE_S = 20.0
 
@@ -17,12 +17,20 @@ class Collected:
     """A sink that remembers everything and knows when the sequence has ended."""
 
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[tuple[TokenLogprobs, ...]] = field(default_factory=list)
+    num_cached_tokens: int = 0
     ends: list[TokenDelta] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __call__(self, delta: TokenDelta) -> None:
+        if delta.prompt_logprobs is not None:
+            assert not self.token_ids, "the prompt's come before any token"
+            self.prompt_logprobs.append(delta.prompt_logprobs)
         self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs
+        self.num_cached_tokens += delta.num_cached_tokens
         if delta.started or delta.token_ids:
             self.started.set()
         if delta.finish_reason is not None:

@@ -10,7 +10,14 @@ from transformers.generation import logits_process as reference
 
 from palma.core.errors import EngineFailure
 from palma.core.types import SamplingParams
-from palma.engine.sampler import LEAST_LOGPROB, Sampler, candidates, penalize_repetition
+from palma.engine.sampler import (
+    LEAST_LOGPROB,
+    Sampler,
+    candidates,
+    penalize_repetition,
+    report_logprobs,
+    report_prompt_logprobs,
+)
 
 VOCAB_SIZE = 1000
 SEEN = torch.tensor([[3, 7, 7, 500]])
@@ -173,3 +180,26 @@ def test_logprobs_are_those_of_the_model_and_never_infinite() -> None:
     assert logprobs.logprob == pytest.approx(float(expected[6]))
     assert [token_id for token_id, _ in logprobs.top[:2]] == [4, 6]
     assert logprobs.top[2][1] == LEAST_LOGPROB
+
+
+def test_the_scores_of_many_rows_are_those_of_each() -> None:
+    logits = torch.stack([random_logits(seed) for seed in range(150)])
+    logits[3, 7] = -torch.inf
+    token_ids = [7 * row % VOCAB_SIZE for row in range(150)]
+    token_ids[3] = 7
+
+    together = report_prompt_logprobs(logits, token_ids, 3)
+
+    alone = [report_logprobs(row, token, 3) for row, token in zip(logits, token_ids, strict=True)]
+    assert together == alone
+    assert together[3].logprob == LEAST_LOGPROB
+    expected = logits.log_softmax(dim=-1)[149, token_ids[149]]
+    assert together[149].logprob == pytest.approx(float(expected))
+    assert report_prompt_logprobs(logits[:0], [], 3) == []
+
+
+def test_a_prompt_whose_logits_are_not_numbers_has_no_scores() -> None:
+    logits = torch.stack([random_logits(0), random_logits(1) * torch.nan])
+
+    with pytest.raises(EngineFailure, match="not a number"):
+        report_prompt_logprobs(logits, [1, 2], 0)

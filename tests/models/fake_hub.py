@@ -54,7 +54,7 @@ class FakeHub:
 
     @property
     def downloaded(self) -> set[str]:
-        """The names of the files whose content was sent."""
+        """The names of the files whose content was sent, whole."""
         return {
             path.rpartition("/")[2]
             for path in self.paths
@@ -74,11 +74,13 @@ class FakeHub:
             return NOT_FOUND.status, NOT_FOUND.headers, b"{}"
         if is_api:
             return 200, {"Content-Type": "application/json"}, self._listing(repo_id, rest)
-        return self._file(self.folders[repo_id] / rest[-1])
+        return self._file(self.folders[repo_id].joinpath(*rest[2:]))
 
     def _listing(self, repo_id: str, rest: list[str]) -> bytes:
-        files = sorted(path for path in self.folders[repo_id].iterdir() if path.is_file())
-        sizes = {path.name: path.stat().st_size for path in files} | self.claimed_sizes
+        folder = self.folders[repo_id]
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
+        sizes |= self.claimed_sizes
         if rest[:1] == ["tree"]:
             tree = [
                 {"type": "file", "path": name, "size": size, "oid": name}
@@ -103,9 +105,13 @@ def running_hub() -> Iterator[FakeHub]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            hub.paths.append(f"{self.command} {self.path}")
+            byte_range = self.headers.get("Range", "")
+            hub.paths.append(f"{'RANGE' if byte_range else self.command} {self.path}")
             hub.tokens.append(self.headers.get("Authorization"))
             status, headers, body = hub.answer(self.command, self.path)
+            if byte_range and status == 200:
+                first, _, last = byte_range.removeprefix("bytes=").partition("-")
+                status, body = 206, body[int(first) : int(last) + 1]
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

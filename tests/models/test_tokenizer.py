@@ -73,6 +73,16 @@ def test_decoding_leaves_control_tokens_out_and_spaces_as_they_are(tokenizer: An
     assert wrapped.decode(ids) == " the  end .  <tool>"
 
 
+def test_a_decoded_prompt_spells_its_control_tokens_as_it_was_written(tokenizer: Any) -> None:
+    text = "<|bos|>  Hé <|eot_id|>."
+    for is_fast in (True, False):
+        wrapped = HFTokenizer(tokenizer)
+        if not is_fast:
+            wrapped._backends = None
+
+        assert wrapped.decode_prompt(wrapped.encode(text, parse_special=True)) == text
+
+
 def test_half_a_character_decodes_to_the_replacement_character(tokenizer: Any) -> None:
     wrapped = HFTokenizer(tokenizer)
     ids = wrapped.encode("😀", parse_special=False)
@@ -134,6 +144,28 @@ def test_a_model_without_a_default_template_gets_the_plain_one(
 
     assert rendered == "System: Be brief.\nUser: Hi\nAssistant: Yes?\nUser: Why?\nAssistant:"
     assert caplog.text.count("no chat template") == 1
+
+
+def test_the_last_message_can_be_left_open_for_the_answer_to_continue(tokenizer: Any) -> None:
+    turns = (Message("user", "Hi"), Message("assistant", "Why, "))
+    trimming = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<|eos|>{% endfor %}"
+
+    def render(wrapped: HFTokenizer) -> str:
+        return wrapped.render_chat(turns, continue_final_message=True)
+
+    own = render(HFTokenizer(tokenizer))
+    assert own == "<|bos|>user: Hi<|eos|><|bos|>assistant: Why, "
+    assert render(with_template(tokenizer, trimming)) == "[user]Hi<|eos|>[assistant]Why,"
+    assert render(with_template(tokenizer, None)) == "User: Hi\nAssistant: Why, "
+
+
+def test_a_template_that_cannot_leave_the_last_message_open_says_so(tokenizer: Any) -> None:
+    deaf = with_template(tokenizer, "{{ messages[0].content }}")
+
+    with pytest.raises(ChatTemplateRejected, match="cannot leave the last message open"):
+        deaf.render_chat(
+            (Message("user", "Hi"), Message("assistant", "secret")), continue_final_message=True
+        )
 
 
 def test_no_token_stands_for_more_characters_than_the_bound_says(tokenizer: Any) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from palma.engine.mock import MockTokenizer
+from palma.engine.mock import END_ID, MockTokenizer
 from palma.serving.detokenizer import HALF_CHARACTER, Detokenizer
 
 TEXTS = ["plain", "héé", "日本語のテキスト", "🏴‍☠️⚓", "ends in ½", "", "\x00\x01\n\t"]
@@ -47,3 +47,19 @@ def test_several_tokens_at_once_are_as_good_as_one_by_one() -> None:
     out = [detokenizer.push(data[:2]), detokenizer.push(data[2:6]), detokenizer.push(data[6:])]
 
     assert "".join(out) == "añb🏴c"
+
+
+def test_tokens_without_text_are_not_decoded_again_and_again() -> None:
+    decoded: list[int] = []
+
+    def decode(token_ids: list[int]) -> str:
+        decoded.append(len(token_ids))
+        return MockTokenizer().decode(token_ids)
+
+    detokenizer = Detokenizer(decode)
+
+    texts = [detokenizer.push([END_ID]) for _ in range(1000)]
+
+    assert texts == [""] * 1000
+    assert max(decoded) < 50
+    assert detokenizer.push([97]) == "a"

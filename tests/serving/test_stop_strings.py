@@ -58,3 +58,10 @@ def test_text_that_cannot_begin_a_stop_string_is_not_held_back() -> None:
     assert matcher.push("hello") == "hello"
     assert matcher.push(" there\n") == " there"
     assert matcher.push("next") == "\nnext"
+
+
+def test_the_stop_string_that_begins_first_is_the_one_that_matched() -> None:
+    matcher = StopMatcher(("ly", "early", "late"))
+
+    assert matcher.push("too early") == "too "
+    assert matcher.matched == "early"

@@ -16,7 +16,10 @@ from typing_extensions import TypedDict
 from palma.api.fields import ExtendedSamplingBody, Label, MaxTokens, Messages, NeutralOnly
 from palma.api.openai_shapes import (
     DONE,
+    DONE_DATA,
     ErrorAnswer,
+    StreamOptions,
+    TextContent,
     TokenLogprob,
     UsageAnswer,
     error_answer,
@@ -25,6 +28,7 @@ from palma.api.openai_shapes import (
     usage_answer,
 )
 from palma.api.operation import Dialect, Operation
+from palma.api.structured_fields import StructuredBody
 from palma.api.wire import (
     EventStream,
     event,
@@ -56,8 +60,11 @@ class ChatMessageBody(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    role: Annotated[Role, BeforeValidator(_as_known_role)]
-    content: Annotated[str, BeforeValidator(join_text_parts)]
+    role: Annotated[
+        Role,
+        BeforeValidator(_as_known_role, json_schema_input_type=Role | Literal["developer"]),
+    ]
+    content: Annotated[str, BeforeValidator(join_text_parts, json_schema_input_type=TextContent)]
     annotations: None = None
     audio: None = None
     function_call: None = None
@@ -66,16 +73,7 @@ class ChatMessageBody(BaseModel):
     tool_calls: None = None
 
 
-class StreamOptions(BaseModel):
-    """What a stream should contain beside the text."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    include_usage: bool = False
-    include_obfuscation: Literal[False] = False
-
-
-class ChatBody(ExtendedSamplingBody):
+class ChatBody(ExtendedSamplingBody, StructuredBody):
     """The body of a chat completion."""
 
     model: str
@@ -101,12 +99,34 @@ class ChatBody(ExtendedSamplingBody):
     parallel_tool_calls: Annotated[Any, NeutralOnly(True, False)] = None
     prediction: Annotated[Any, NeutralOnly()] = None
     reasoning_effort: Annotated[Any, NeutralOnly()] = None
-    response_format: Annotated[Any, NeutralOnly({"type": "text"})] = None
     service_tier: Annotated[Any, NeutralOnly("auto", "default")] = None
     tool_choice: Annotated[Any, NeutralOnly("none", "auto")] = None
     tools: Annotated[Any, NeutralOnly([])] = None
     verbosity: Annotated[Any, NeutralOnly()] = None
     web_search_options: Annotated[Any, NeutralOnly()] = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the answer goes out as events."""
+        return bool(self.stream)
+
+
+class WholeChatBody(ChatBody):
+    """The same on a route that never streams."""
+
+    stream: Annotated[Any, NeutralOnly(False)] = None
+    stream_options: Annotated[Any, NeutralOnly()] = None
+
+
+class StreamedChatBody(ChatBody):
+    """The same on a route that always streams."""
+
+    stream: Annotated[Any, NeutralOnly(True)] = None
+
+    @property
+    def is_streamed(self) -> bool:
+        """Always."""
+        return True
 
 
 class LogprobsAnswer(TypedDict):
@@ -172,15 +192,15 @@ class ChatChunk(TypedDict):
     usage: NotRequired[UsageAnswer | None]
 
 
-def parse_chat(body: dict[str, Any]) -> ChatBody:
+def parse_chat(body: dict[str, Any], model: type[ChatBody] = ChatBody) -> ChatBody:
     """Read a body.
 
     Raises:
         UnsupportedParameter: A field or value that would have no effect.
         InvalidRequest: A field is missing, wrong or contradicts another.
     """
-    parsed = parse_body(ChatBody, body)
-    if parsed.stream_options is not None and not parsed.stream:
+    parsed = parse_body(model, body)
+    if parsed.stream_options is not None and not parsed.is_streamed:
         raise InvalidRequest("stream_options needs stream: true", param="stream_options")
     if parsed.top_logprobs is not None and not parsed.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", param="top_logprobs")
@@ -206,6 +226,7 @@ def to_requests(
         model=body.model,
         sampling_params=body.sampling_params(max_tokens, **num_logprobs),
         stop=tuple(body.stop or ()),
+        constraints=body.constraints,
         queue_timeout_s=queue_timeout_s,
     )
     return copies(request, body.n or 1)
@@ -213,10 +234,23 @@ def to_requests(
 
 async def chat_completions(request: Request) -> Response:
     """POST /v1/chat/completions: JSON, or events when the body says `stream`."""
-    body = parse_chat(await read_json(request))
+    return await _answer(request, parse_chat(await read_json(request)))
+
+
+async def chat_completions_full(request: Request) -> Response:
+    """POST /v1/chat/completions_full: cria's name for JSON."""
+    return await _answer(request, parse_chat(await read_json(request), WholeChatBody))
+
+
+async def chat_completions_stream(request: Request) -> Response:
+    """POST /v1/chat/completions_stream: cria's name for events."""
+    return await _answer(request, parse_chat(await read_json(request), StreamedChatBody))
+
+
+async def _answer(request: Request, body: ChatBody) -> Response:
     requests = to_requests(body, request.state.request_id, queue_timeout_s(request))
     group = GenerationGroup(request.state.service.start_all(requests))
-    if not body.stream:
+    if not body.is_streamed:
         completions = await wait_for(request, group, group.completions())
         return json_response(chat_answer(group, completions, has_logprobs=bool(body.logprobs)))
     await wait_for(request, group, group.accepted())
@@ -321,6 +355,24 @@ DIALECT = Dialect(
             body=ChatBody,
             answer=ChatAnswer,
             event=ChatChunk,
+            last_event=DONE_DATA,
+        ),
+        Operation(
+            "POST",
+            "/v1/chat/completions_full",
+            chat_completions_full,
+            "Answer a conversation, never as a stream.",
+            body=WholeChatBody,
+            answer=ChatAnswer,
+        ),
+        Operation(
+            "POST",
+            "/v1/chat/completions_stream",
+            chat_completions_stream,
+            "Answer a conversation, always as a stream.",
+            body=StreamedChatBody,
+            event=ChatChunk,
+            last_event=DONE_DATA,
         ),
     ),
     error=ErrorAnswer,

@@ -28,6 +28,7 @@ class ModelAnswer(TypedDict):
     device: str
     dtype: str
     device_reason: str
+    embeddings: str
 
 
 class ModelList(TypedDict):
@@ -39,18 +40,20 @@ class ModelList(TypedDict):
 
 async def list_models(request: Request) -> Response:
     """GET /v1/models: the models that answer now."""
-    cards = request.state.service.registry.cards()
+    cards = request.state.service.registry.cards() + request.state.embeddings.cards()
     answer: ModelList = {"object": "list", "data": [model_answer(card) for card in cards]}
     return json_response(answer)
 
 
 async def retrieve_model(request: Request) -> Response:
     """GET /v1/models/{id}: one of them, or 404."""
+    model_id = request.path_params["model_id"]
+    card = next((c for c in request.state.embeddings.cards() if c.model_id == model_id), None)
     try:
-        served = request.state.service.registry.get(request.path_params["model_id"])
+        card = card or request.state.service.registry.get(model_id).card
     except InvalidRequest as error:  # in a path, a name that nothing can have is nothing found
         raise ModelNotFound(error.message, param="model") from None
-    return json_response(model_answer(served.card))
+    return json_response(model_answer(card))
 
 
 def model_answer(card: ModelCard) -> ModelAnswer:
@@ -66,6 +69,7 @@ def model_answer(card: ModelCard) -> ModelAnswer:
         "device": card.device,
         "dtype": card.dtype,
         "device_reason": card.device_reason,
+        "embeddings": card.embeddings,
     }
 
 

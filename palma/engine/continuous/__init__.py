@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 from palma.core.config import Settings
+from palma.core.errors import SettingsError
 from palma.engine.continuous.engine import ContinuousEngine
 from palma.engine.continuous.packed_linear import pack_linears
 from palma.engine.continuous.self_check import UnsupportedModel, check_model
@@ -30,21 +31,30 @@ def create_continuous_engine(
     """Check the model, pack its layers, and size the KV cache by what a token costs.
 
     The cache holds every running sequence at its full window where memory allows; it never
-    takes more than a share of what is free now.
+    takes more than a share of what is free now. KV_CACHE_TOKENS asks for a size of its own.
 
     Raises:
+        SettingsError: There is no memory for KV_CACHE_TOKENS.
         UnsupportedModel: This engine would not compute the model rightly, or not even one
             window of it fits.
     """
     bytes_per_block = check_model(loaded.model).bytes_per_token * BLOCK_SIZE
     is_on_cpu = loaded.choice.device == "cpu"
     if is_on_cpu:
-        logger.info(pack_linears(loaded.model, settings.weights).summary)
+        logger.info(pack_linears(loaded.model, settings.weights, join_siblings=True).summary)
     blocks_per_window = -(-loaded.max_model_len // BLOCK_SIZE)
     num_wanted = settings.threads_max_workers * blocks_per_window
     kind = loaded.choice.device.partition(":")[0]
     budget = available_bytes(loaded.choice.device) * MAX_SHARE_OF_FREE_MEMORY[kind]
-    num_blocks = min(num_wanted, int(budget) // bytes_per_block)
+    num_possible = int(budget) // bytes_per_block
+    if settings.kv_cache_tokens is not None:
+        num_wanted = -(-settings.kv_cache_tokens // BLOCK_SIZE)
+        if num_wanted > num_possible:
+            raise SettingsError(
+                f"KV_CACHE_TOKENS={settings.kv_cache_tokens}: there is memory for "
+                f"{num_possible * BLOCK_SIZE} tokens"
+            )
+    num_blocks = min(num_wanted, num_possible)
     if num_blocks < 1:
         raise UnsupportedModel("there is no memory for its KV cache")
     return ContinuousEngine(

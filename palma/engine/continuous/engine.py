@@ -36,6 +36,7 @@ from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
+from palma.engine.mean_states import MeanStates
 from palma.engine.sampler import Choice, Sampler, report_prompt_logprobs
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class ContinuousEngine:
             device_reason=loaded.choice.reason,
             engine_reason="the model computes the same through it as by itself",
             stop_token_ids=loaded.stop_token_ids,
+            weights=loaded.weights,
         )
         self.tokenizer = loaded.tokenizer
         self._runner = Runner(loaded.model, KVCache(num_blocks, block_size))
@@ -86,6 +88,7 @@ class ContinuousEngine:
         self._device = loaded.model.device
         self._num_threads = loaded.choice.num_threads
         self._samplers: dict[Sequence, Sampler] = {}
+        self._states: dict[Sequence, MeanStates] = {}
         self._lock = threading.Lock()  # guards what other threads touch: the next four
         self._wake = threading.Condition(self._lock)
         self._submitted: deque[tuple[EngineRequest, Sink]] = deque()
@@ -133,7 +136,7 @@ class ContinuousEngine:
 
     def step(self) -> None:
         """Advance the scheduled sequences by one forward pass of each kind."""
-        anybody_decodes = any(s.num_uncomputed == 1 for s in self._scheduler.running)
+        anybody_decodes = any(s.is_decoding for s in self._scheduler.running)
         batch = self._scheduler.schedule(self._pacer.budget(anybody_decodes=anybody_decodes))
         if batch.decodes:
             started = time.perf_counter()
@@ -198,7 +201,10 @@ class ContinuousEngine:
                 self._tell(sequence, TokenDelta(started=True, num_cached_tokens=num_cached))
             if sequence not in self._scheduler.running:  # its sink failed
                 return
-            wants_all = sequence.request.wants_prompt_logprobs
+            if sequence.request.wants_embedding:
+                self._read(chunk)
+                return
+            wants_all = sequence.prompt_logprobs is not None
             logits = self._runner.prefill(chunk, all_logits=wants_all)
             if wants_all:
                 self._score_prompt(sequence, logits)
@@ -206,37 +212,52 @@ class ContinuousEngine:
             self._fail(sequence, error)
             return
         self._scheduler.commit(sequence, chunk.num_tokens)
-        if sequence.num_uncomputed > 0:
-            return
-        if sequence.request.sampling_params.max_tokens == 0:
-            self._end(sequence, TokenDelta(finish_reason="length"))
-        else:
+        self._tell_prompt_scores(sequence)
+        if sequence in self._scheduler.running and sequence.num_uncomputed == 0:
             self._choose_tokens([sequence], logits[-1:])
 
+    def _read(self, chunk: Chunk) -> None:
+        """Compute a part of a text to be embedded, and after its last part say the embedding."""
+        sequence = chunk.sequence
+        if sequence.num_computed == 0:  # true again after a preemption
+            self._states[sequence] = MeanStates()
+        states = self._states[sequence]
+        states.add(self._runner.read(chunk))
+        self._scheduler.commit(sequence, chunk.num_tokens)
+        if sequence.num_uncomputed == 0:
+            delta = TokenDelta(finish_reason="length", embedding=states.embedding())
+            self._end(sequence, delta)
+
     def _score_prompt(self, sequence: Sequence, logits: torch.Tensor) -> None:
-        """Note how likely the prompt tokens after this chunk's were; tell when all are known.
+        """Note how likely the prompt tokens after this chunk's were.
 
         Args:
             sequence: Its `num_computed` is still the chunk's start.
             logits: (num_tokens, vocab_size), float32, of the chunk.
         """
-        if sequence.prompt_logprobs is None:  # told before a preemption
-            return
+        assert sequence.prompt_logprobs is not None
         prompt = sequence.request.prompt_token_ids
-        num_known = len(sequence.prompt_logprobs)
+        num_known = len(sequence.prompt_logprobs)  # a preemption may have come in between
         first = max(0, num_known - sequence.num_computed)
         next_token_ids = prompt[num_known + 1 : sequence.num_computed + len(logits) + 1]
         num_top = sequence.request.sampling_params.num_logprobs or 0
         rows = logits[first : first + len(next_token_ids)]
         sequence.prompt_logprobs += report_prompt_logprobs(rows, next_token_ids, num_top)
-        if len(sequence.prompt_logprobs) == len(prompt) - 1:
-            self._tell(sequence, TokenDelta(prompt_logprobs=tuple(sequence.prompt_logprobs)))
+
+    def _tell_prompt_scores(self, sequence: Sequence) -> None:
+        """Pass the prompt's log-probabilities on as soon as all are known, and only once."""
+        reports = sequence.prompt_logprobs
+        if reports is not None and len(reports) == sequence.num_prompt_tokens - 1:
             sequence.prompt_logprobs = None
+            self._tell(sequence, TokenDelta(prompt_logprobs=tuple(reports)))
 
     def _choose_tokens(self, sequences: Rows[Sequence], logits: torch.Tensor) -> None:
         """Choose each sequence's next token from its row of (num_sequences, vocab_size)."""
         greatest, likeliest = (found.tolist() for found in logits.max(dim=-1))
         for row, sequence in enumerate(sequences):
+            if sequence.request.sampling_params.max_tokens == 0:
+                self._end(sequence, TokenDelta(finish_reason="length"))
+                continue
             sampler = self._samplers[sequence]
             try:
                 if sampler.takes_argmax and math.isfinite(greatest[row]):
@@ -267,11 +288,12 @@ class ContinuousEngine:
             stop_token_ids(request.sampling_params, self.info),
             self._device,
             request.logits_hook,
+            mask=request.token_mask,
         )
 
     def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
         params = sequence.request.sampling_params
-        if token_id in stop_token_ids(params, self.info):
+        if token_id in stop_token_ids(params, self.info) or self._samplers[sequence].is_complete:
             return "stop"
         if sequence.num_completion_tokens == params.max_tokens:
             return "length"
@@ -295,6 +317,7 @@ class ContinuousEngine:
         request_id = sequence.request.request_id
         self._scheduler.remove(sequence)
         self._samplers.pop(sequence, None)
+        self._states.pop(sequence, None)
         del self._sequences[request_id]
         with self._lock:
             self._ids.discard(request_id)

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +18,12 @@ from palma.engine.continuous.packed_modules import (
     MAX_INT8_IN_FEATURES,
     Int8Linear,
     OneDnnLinear,
+)
+from palma.engine.continuous.sibling_linears import (
+    SIBLING_NAMES,
+    SharedInput,
+    SiblingLinear,
+    stacked,
 )
 from palma.models.cpu_features import CpuFeatures, detect_cpu_features
 
@@ -36,7 +43,8 @@ class PackReport:
 
     Attributes:
         num_packed: Layers replaced, the int8 ones included.
-        num_int8: Those with int8 weights.
+        num_joined: How many fewer multiplications they are now: siblings are one.
+        num_int8: Multiplications with int8 weights.
         num_left: Layers left as they were.
         left: How many were left for which reason, the commonest first.
         bytes_before: All parameters of the model, as loaded.
@@ -48,6 +56,7 @@ class PackReport:
     """
 
     num_packed: int
+    num_joined: int
     num_int8: int
     num_left: int
     left: tuple[tuple[str, int], ...]
@@ -60,7 +69,8 @@ class PackReport:
     def summary(self) -> str:
         """One line for the log."""
         parts = [
-            f"Packed {self.num_packed} linear layers ({self.num_int8} of them int8) "
+            f"Packed {self.num_packed} linear layers into {self.num_packed - self.num_joined} "
+            f"multiplications ({self.num_int8} of them int8) "
             f"in {self.duration_s:.1f} s: {self.bytes_before / 2**20:,.0f} MiB became "
             f"{self.bytes_after / 2**20:,.0f}"
         ]
@@ -72,7 +82,9 @@ class PackReport:
         return "; ".join(parts)
 
 
-def pack_linears(model: torch.nn.Module, weights: WeightFormat) -> PackReport:
+def pack_linears(
+    model: torch.nn.Module, weights: WeightFormat, *, join_siblings: bool = False
+) -> PackReport:
     """Replace the `nn.Linear` modules of a model on the CPU, one by one, for good.
 
     Each unpacked weight is freed before the next layer is packed, unless somebody else holds it:
@@ -83,6 +95,8 @@ def pack_linears(model: torch.nn.Module, weights: WeightFormat) -> PackReport:
     Args:
         model: In float32 or bfloat16; nobody else uses it meanwhile.
         weights: "as_loaded" keeps the precision, "int8" quantizes weights and activations.
+        join_siblings: Whether layers that read the same input are computed as one; then the
+            model may be used by one thread only.
 
     Raises:
         SettingsError: int8 was asked for, and this processor has no kernel for it.
@@ -95,6 +109,11 @@ def pack_linears(model: torch.nn.Module, weights: WeightFormat) -> PackReport:
     output_layer_id = id(_output_layer(model))
     packed: list[PackedModule] = []
     left: Counter[str] = Counter()
+    num_joined = 0
+    if join_siblings:
+        for parent, names in _siblings(model, found):
+            packed.append(_join(parent, names, found, quantize=weights == "int8"))
+            num_joined += len(names) - 1
     for layer_id, places in _linear_places(model).items():
         reason = _reason_to_leave(places, found)
         if reason is not None:
@@ -103,7 +122,8 @@ def pack_linears(model: torch.nn.Module, weights: WeightFormat) -> PackReport:
         quantize = weights == "int8" and layer_id != output_layer_id
         packed.append(_replace(places, found, quantize=quantize))
     return PackReport(
-        num_packed=len(packed),
+        num_packed=len(packed) + num_joined,
+        num_joined=num_joined,
         num_int8=sum(isinstance(module, Int8Linear) for module in packed),
         num_left=left.total(),
         left=tuple(left.most_common()),
@@ -124,15 +144,48 @@ def _linear_places(model: torch.nn.Module) -> dict[int, list[Place]]:
     return dict(places)
 
 
+def _siblings(
+    model: torch.nn.Module, found: CpuFeatures
+) -> Iterator[tuple[torch.nn.Module, tuple[str, ...]]]:
+    """Yield the parents whose layers of these names can be packed as one."""
+    places_of = _linear_places(model)
+    for parent in model.modules():
+        for names in SIBLING_NAMES:
+            children = [parent._modules.get(name) for name in names]
+            linears = [child for child in children if type(child) is torch.nn.Linear]
+            if len(linears) < len(names) or any(len(places_of[id(x)]) > 1 for x in linears):
+                continue
+            kinds = {(linear.in_features, linear.weight.dtype) for linear in linears}
+            reasons = (_reason_to_leave([(parent, name)], found) for name in names)
+            if len(kinds) == 1 and not any(reasons):
+                yield parent, names
+
+
+def _join(
+    parent: torch.nn.Module, names: tuple[str, ...], found: CpuFeatures, *, quantize: bool
+) -> PackedModule:
+    """Pack layers of one parent as one, and hang a part of it where each of them hung."""
+    linears = [_layer_at((parent, name)) for name in names]
+    suits_int8 = quantize and all(_suits_int8(linear, set(names)) for linear in linears)
+    packed = _pack(stacked(linears), found, quantize=suits_int8)
+    shared = SharedInput(packed, [linear.out_features for linear in linears])
+    for index, name in enumerate(names):
+        part = SiblingLinear(shared, index, linears[index])
+        parent._modules[name] = part.train(linears[index].training)
+    return packed
+
+
+def _pack(linear: torch.nn.Linear, found: CpuFeatures, *, quantize: bool) -> PackedModule:
+    if quantize:
+        return Int8Linear(linear, num_levels=127 if found.has_exact_int8 else 63)
+    return OneDnnLinear(linear)
+
+
 def _replace(places: list[Place], found: CpuFeatures, *, quantize: bool) -> PackedModule:
     """Pack one layer and hang it wherever the unpacked one hung."""
     linear = _layer_at(places[0])
     names = {name for _, name in places}
-    packed: PackedModule
-    if quantize and _suits_int8(linear, names):
-        packed = Int8Linear(linear, num_levels=127 if found.has_exact_int8 else 63)
-    else:
-        packed = OneDnnLinear(linear)
+    packed = _pack(linear, found, quantize=quantize and _suits_int8(linear, names))
     packed.train(linear.training)
     for parent, name in places:
         parent._modules[name] = packed

@@ -18,6 +18,7 @@ from palma.engine.continuous.attention import (
 from palma.engine.continuous.cpu_kernel import DecodeKernel
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
+from palma.engine.mean_states import last_hidden_states
 
 
 class Runner:
@@ -58,6 +59,22 @@ class Runner:
         self._begin([sequence], [end], positions)
         num_kept = chunk.num_tokens if all_logits else 1
         return self._forward([sequence.token_ids[start:end]], num_kept)[0]
+
+    @torch.inference_mode()
+    def read(self, chunk: Chunk) -> torch.Tensor:
+        """Compute the next tokens of one sequence, without logits.
+
+        Returns:
+            (num_tokens, hidden_size), float32: the last hidden state of each.
+        """
+        sequence = chunk.sequence
+        start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
+        self._begin([sequence], [end], torch.arange(start, end)[None])
+        return last_hidden_states(
+            self._model,
+            torch.tensor([sequence.token_ids[start:end]], device=self._device),
+            position_ids=self.context.positions,
+        )
 
     @torch.inference_mode()
     def decode(self, sequences: Rows[Sequence]) -> torch.Tensor:

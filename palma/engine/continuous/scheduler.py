@@ -25,7 +25,8 @@ class Sequence:
         block_table: The blocks that hold them, in order.
         num_cached: Of these, tokens that were found there and not computed, at first admission.
         arrival: The order in which sequences came; it survives preemption.
-        prompt_logprobs: What is known so far of the prompt's tokens; None once it was told.
+        prompt_logprobs: What is known so far of the prompt's tokens; None once it was told, or
+            when nobody asks.
     """
 
     request: EngineRequest
@@ -35,7 +36,7 @@ class Sequence:
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
     num_cached: int | None = None
-    prompt_logprobs: list[TokenLogprobs] | None = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] | None = None
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -49,8 +50,13 @@ class Sequence:
 
     @property
     def num_uncomputed(self) -> int:
-        """Tokens that a forward pass must still see; 1 means that the sequence decodes."""
+        """Tokens that a forward pass must still see."""
         return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether the next pass sees one token and chooses the next one."""
+        return self.num_uncomputed == 1 and not self.request.wants_embedding
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -107,6 +113,8 @@ class Scheduler:
     def add(self, request: EngineRequest, sink: Sink) -> Sequence:
         """Queue a request."""
         sequence = Sequence(request, sink, next(self._arrivals), list(request.prompt_token_ids))
+        if request.wants_prompt_logprobs:
+            sequence.prompt_logprobs = []
         heapq.heappush(self._waiting, (sequence.rank, sequence))
         return sequence
 
@@ -139,14 +147,14 @@ class Scheduler:
 
     def _schedule_decodes(self) -> list[Sequence]:
         for sequence in sorted(self.running, key=lambda s: s.rank):
-            if sequence.num_uncomputed == 1:
+            if sequence.is_decoding:
                 self._grow(sequence)
-        return [s for s in self.running if s.num_uncomputed == 1]
+        return [s for s in self.running if s.is_decoding]
 
     def _schedule_prefills(self, budget: int) -> list[Chunk]:
         chunks = []
         for sequence in sorted(self.running, key=lambda s: s.rank):
-            if sequence.num_uncomputed > 1 and budget > 0:
+            if not sequence.is_decoding and budget > 0:
                 num_tokens = min(budget, sequence.num_uncomputed)
                 chunks.append(Chunk(sequence, num_tokens))
                 budget -= num_tokens
@@ -176,8 +184,8 @@ class Scheduler:
         return sequence
 
     def _take_prefix(self, sequence: Sequence) -> list[int]:
-        """Share the cached blocks that a sequence begins with; its logits may be needed anew."""
-        if sequence.request.wants_prompt_logprobs:
+        """Share the cached blocks that a sequence begins with, unless all must be computed."""
+        if sequence.prompt_logprobs is not None or sequence.request.wants_embedding:
             return []
         return self.pool.take_prefix(sequence.token_ids, sequence.request.cache_salt)
 

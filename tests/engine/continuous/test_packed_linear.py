@@ -311,7 +311,8 @@ def test_a_torch_without_onednn_leaves_everything(monkeypatch: pytest.MonkeyPatc
 def test_the_summary_is_one_line_that_says_what_happened() -> None:
     report = PackReport(
         num_packed=155,
-        num_int8=154,
+        num_joined=66,
+        num_int8=88,
         num_left=2,
         left=(("has hooks", 2),),
         bytes_before=2200 * 2**20,
@@ -321,8 +322,8 @@ def test_the_summary_is_one_line_that_says_what_happened() -> None:
     )
 
     assert report.summary == (
-        "Packed 155 linear layers (154 of them int8) in 3.1 s: 2,200 MiB became 1,200; "
-        "2 left as they were (has hooks: 2)"
+        "Packed 155 linear layers into 89 multiplications (88 of them int8) in 3.1 s: "
+        "2,200 MiB became 1,200; 2 left as they were (has hooks: 2)"
     )
 
 
@@ -333,3 +334,84 @@ def test_bfloat16_is_chosen_for_large_models_on_processors_that_multiply_it() ->
     assert choose_cpu_dtype(able, 135_000_000)[0] == "float32"
     assert choose_cpu_dtype(CpuFeatures(has_bfloat16=True), 1_100_000_000)[0] == "float32"
     assert choose_cpu_dtype(CpuFeatures(), 1_100_000_000)[0] == "float32"
+
+
+def attention_like(*, bias: bool = False, dtype: Any = torch.float32) -> Any:
+    """Return a parent with three layers that are called queries, keys and values."""
+    parent = nn.Module()
+    for name, width in (("q_proj", 96), ("k_proj", 64), ("v_proj", 64)):
+        linear = layer(72, width, bias=bias and name != "k_proj", dtype=dtype)
+        linear.weight.data += 0.01 * width
+        setattr(parent, name, linear)
+    return parent
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_siblings_are_one_multiplication_with_the_same_results(dtype: Any, bias: bool) -> None:
+    plain, joined = attention_like(bias=bias, dtype=dtype), attention_like(bias=bias, dtype=dtype)
+    report = pack_linears(joined, "as_loaded", join_siblings=True)
+    separate = attention_like(bias=bias, dtype=dtype)
+    pack_linears(separate, "as_loaded")
+
+    assert (report.num_packed, report.num_joined, report.num_left) == (3, 2, 0)
+    tolerance = 1e-4 if dtype == torch.float32 else 2e-2
+    for num_rows in (1, 7, 33):
+        x = rows(num_rows, 72, dtype)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            found = joined.get_submodule(name)(x)
+            expected = plain.get_submodule(name)(x)
+            torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_siblings_in_any_order_with_any_inputs_never_share_a_stale_result() -> None:
+    plain, joined = attention_like(), attention_like()
+    pack_linears(joined, "as_loaded", join_siblings=True)
+    x, y = rows(3, 72), rows(4, 72)
+
+    for name, given in (
+        ("k_proj", x), ("q_proj", y), ("v_proj", x), ("q_proj", x), ("q_proj", x), ("k_proj", y),
+        ("v_proj", y), ("q_proj", y), ("k_proj", y),
+    ):  # fmt: skip
+        found = joined.get_submodule(name)(given)
+        torch.testing.assert_close(found, plain.get_submodule(name)(given), rtol=1e-4, atol=1e-4)
+    x2 = x.clone()
+    joined.q_proj(x2)
+    x2.mul_(2)
+    joined.k_proj(y)
+    torch.testing.assert_close(joined.v_proj(x2), plain.v_proj(x2), rtol=1e-4, atol=1e-4)
+
+
+def test_siblings_let_their_tensors_go_when_all_have_been_called() -> None:
+    joined = attention_like()
+    pack_linears(joined, "as_loaded", join_siblings=True)
+    x = rows(3, 72)
+    watch = weakref.ref(x)
+
+    for name in ("q_proj", "k_proj", "v_proj"):
+        joined.get_submodule(name)(x)
+    del x
+
+    assert watch() is None
+
+
+def test_layers_that_do_not_fit_together_are_packed_one_by_one() -> None:
+    parent = attention_like()
+    parent.k_proj = layer(40, 64)
+    lonely = nn.Module()
+    lonely.q_proj = layer(72, 96)
+
+    assert pack_linears(parent, "as_loaded", join_siblings=True).num_joined == 0
+    assert pack_linears(lonely, "as_loaded", join_siblings=True).num_joined == 0
+
+
+@needs_int8
+def test_a_joined_int8_llama_has_the_bits_of_a_separate_one() -> None:
+    joined, separate = llama(tied=False), llama(tied=False)
+    report = pack_linears(joined, "int8", join_siblings=True)
+    pack_linears(separate, "int8")
+
+    assert report.num_joined == 2 * 3
+    ids = torch.tensor([[5, 17, 200, 3, 42]])
+    with torch.inference_mode():
+        torch.testing.assert_close(joined(ids).logits, separate(ids).logits, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,1 @@
+"""The documentation that the server gives of itself, made from its operations."""

@@ -1,0 +1,1 @@
+"""`palma proxy`: one address in front of several servers."""

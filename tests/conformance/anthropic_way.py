@@ -1,0 +1,93 @@
+"""Ways of asking: Anthropic's messages, and the count of their tokens."""
+
+from __future__ import annotations
+
+import httpx
+
+from tests.conformance.demonstrations import (
+    MESSAGES,
+    bounds_tokens,
+    changes_the_answer,
+    chooses_the_model,
+    cuts_at_strings,
+    heats,
+    narrows_to,
+)
+from tests.conformance.structured_demonstrations import ENOUGH, ZEBRA, is_a_zebra
+from tests.conformance.subject import Demonstration, Heard, Subject, Way
+from tests.live_server import parse_event, user
+
+PROMPT = {"model": "palmita", "messages": user("Who are you?")}
+
+PIRATE = "Talk like a pirate."
+
+
+def read(response: httpx.Response) -> Heard:
+    """Read an answer, whole or in events."""
+    if response.headers["content-type"].startswith("text/event-stream"):
+        return _read_stream(response)
+    answer = response.json()
+    return Heard(
+        (answer["content"][0]["text"],),
+        answer["usage"]["output_tokens"],
+        answer["stop_reason"] == "max_tokens",
+        answer,
+    )
+
+
+def _read_stream(response: httpx.Response) -> Heard:
+    events = [parse_event(line) for line in response.iter_lines() if line.startswith("data:")]
+    assert events[-1] == {"type": "message_stop"}
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    return Heard(("".join(delta["text"] for delta in deltas),), raw=events)
+
+
+def read_count(response: httpx.Response) -> Heard:
+    """Read a count of tokens, as if it were an answer."""
+    return Heard((str(response.json()["input_tokens"]),))
+
+
+def streams(subject: Subject, name: str) -> None:
+    """Events, with the same text as the whole answer."""
+    streamed = subject.likeliest({name: True})
+
+    assert isinstance(streamed.raw, list)
+    assert streamed.text == subject.likeliest().text
+
+
+FORMAT = {"type": "json_schema", "schema": dict(ZEBRA)}
+
+DEMONSTRATIONS: dict[str, Demonstration] = {
+    **MESSAGES,
+    "model": chooses_the_model,
+    "system": changes_the_answer(None, PIRATE),
+    "max_tokens": bounds_tokens(),
+    "output_config": is_a_zebra({"format": FORMAT}, beside=ENOUGH),
+    "output_config.format": is_a_zebra(FORMAT, beside=ENOUGH),
+    "output_config.format.schema": is_a_zebra(
+        dict(ZEBRA), beside={"output_config": {"format": FORMAT}, **ENOUGH}
+    ),
+    "temperature": heats,
+    "top_p": narrows_to(1e-6),
+    "top_k": narrows_to(1),
+    "stop_sequences": cuts_at_strings,
+    "stream": streams,
+}
+
+COUNT_DEMONSTRATIONS: dict[str, Demonstration] = {
+    **MESSAGES,
+    "messages.*.role": changes_the_answer("user", "assistant"),
+    "model": chooses_the_model,
+    "system": changes_the_answer(None, PIRATE),
+}
+
+WAYS = {
+    "/v1/messages": Way(
+        {**PROMPT, "max_tokens": 16},
+        read,
+        DEMONSTRATIONS,
+        hot={"temperature": 1},
+        around={"output_config": {"output_config": {"format": FORMAT}, **ENOUGH}},
+    ),
+    "/v1/messages/count_tokens": Way(PROMPT, read_count, COUNT_DEMONSTRATIONS, greedy={}),
+}

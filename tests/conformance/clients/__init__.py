@@ -1,0 +1,1 @@
+"""Official clients against `palma serve`, each in an environment of its own."""

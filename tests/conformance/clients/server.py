@@ -1,0 +1,66 @@
+"""`palma serve` in a process of its own: palmita, an API key, a free port, an empty home folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+REPOSITORY = Path(__file__).parents[3]
+
+API_KEY = "conformance"
+
+START_PATIENCE_S = 180.0
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return this process's environment with another home folder, where all caches are too."""
+    caches = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    return {**caches, "HOME": str(home), "HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+
+
+@contextlib.contextmanager
+def serving(home: Path) -> Iterator[str]:
+    """Start the server, yield its URL when it is ready, and stop it at the end.
+
+    Raises:
+        RuntimeError: It did not become ready; the message is its log.
+    """
+    settings = {"API_KEY": API_KEY, "MODEL_ID": "", "RESPONSES_DATABASE_URL": "sqlite://"}
+    log = home / "server.log"
+    with log.open("w") as log_file:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "palma", "serve", "--port", "0"],
+            cwd=home,
+            env={**environment(home), **settings},
+            stderr=log_file,
+        )
+    try:
+        yield _url_when_ready(server, log)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _url_when_ready(server: subprocess.Popen[bytes], log: Path) -> str:
+    deadline = time.monotonic() + START_PATIENCE_S
+    while time.monotonic() < deadline and server.poll() is None:
+        time.sleep(0.1)
+        listening = re.search(r"listening on (http://\S+)", log.read_text())
+        if listening and _is_ready(listening[1]):
+            return listening[1]
+    raise RuntimeError(f"palma serve did not become ready:\n{log.read_text()}")
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False

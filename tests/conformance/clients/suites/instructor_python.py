@@ -1,0 +1,108 @@
+"""Instructor: answers as Pydantic models, bound by the server to their JSON schemas."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import instructor
+import openai
+import pytest
+from pydantic import BaseModel, Field
+
+from tests.conformance.clients.suites.subject import API_KEY, MESSAGES, MODEL, QUESTION, URL
+
+
+class Place(BaseModel):
+    """Where something is."""
+
+    continent: Literal["Asia", "Europe", "South America"]
+    is_island: bool
+
+
+class City(BaseModel):
+    """A city; one field is of another model, one may be missing."""
+
+    name: Literal["Lima", "Paris", "Tokyo"]
+    districts: int = Field(ge=1, le=99)
+    place: Place
+    tags: list[Literal["large", "old"]] = Field(min_length=1, max_length=2)
+    river: Literal["Rímac", "Seine"] | None
+
+
+def new_client(mode: instructor.Mode, api_key: str = API_KEY) -> Any:
+    connection = openai.OpenAI(base_url=f"{URL}/v1", api_key=api_key, max_retries=0)
+    return instructor.from_openai(connection, mode=mode)
+
+
+@pytest.fixture(scope="module")
+def client() -> Any:
+    return new_client(instructor.Mode.JSON_SCHEMA)
+
+
+def ask(client: Any, **kwargs: Any) -> Any:
+    fields = {"model": MODEL, "messages": MESSAGES, "response_model": City, "max_retries": 0}
+    return client.chat.completions.create(**{**fields, "temperature": 0, **kwargs})
+
+
+def test_an_answer_is_an_instance_of_the_model(client: Any) -> None:
+    assert isinstance(ask(client), City)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_one_whatever_is_drawn(client: Any, seed: int) -> None:
+    assert isinstance(ask(client, temperature=1.5, seed=seed), City)
+
+
+def test_usage_comes_with_it(client: Any) -> None:
+    city, completion = client.chat.completions.create_with_completion(
+        model=MODEL, messages=MESSAGES, response_model=City, max_retries=0
+    )
+
+    assert isinstance(city, City)
+    assert completion.usage.completion_tokens > 1
+    assert completion.choices[0].finish_reason == "stop"
+
+
+def test_a_stream_grows_into_the_same_instance(client: Any) -> None:
+    parts = list(
+        client.chat.completions.create_partial(
+            model=MODEL, messages=MESSAGES, response_model=City, temperature=0, max_retries=0
+        )
+    )
+
+    assert len(parts) > 1
+    assert parts[-1].model_dump() == ask(client).model_dump()
+
+
+def test_a_model_that_is_cut_is_said_to_be_incomplete(client: Any) -> None:
+    with pytest.raises(instructor.core.IncompleteOutputException):
+        ask(client, max_tokens=4)
+
+
+def test_ollamas_route_takes_the_schema_too() -> None:
+    client = instructor.from_provider(
+        f"ollama/{MODEL}",
+        base_url=f"{URL}/v1",
+        api_key=API_KEY,
+        mode=instructor.Mode.JSON_SCHEMA,
+    )
+
+    assert isinstance(client.create(messages=MESSAGES, response_model=City, max_retries=0), City)
+
+
+def test_an_unknown_model_is_not_found(client: Any) -> None:
+    with pytest.raises(instructor.core.InstructorRetryException, match="gpt-9"):
+        ask(client, model="gpt-9")
+
+
+def test_tools_are_refused_by_name() -> None:
+    """The bundled model knows none; instructor's default mode needs them."""
+    with pytest.raises(instructor.core.InstructorRetryException, match="tool"):
+        ask(new_client(instructor.Mode.TOOLS), messages=[{"role": "user", "content": QUESTION}])
+
+
+def test_a_wrong_key_is_refused() -> None:
+    client = new_client(instructor.Mode.JSON_SCHEMA, api_key="wrong")
+
+    with pytest.raises(instructor.core.InstructorRetryException, match="API key"):
+        ask(client)

@@ -1,0 +1,128 @@
+"""LangChain's client of OpenAI's routes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import openai
+import pytest
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from pydantic import BaseModel, Field
+
+from tests.conformance.clients.suites.subject import (
+    API_KEY,
+    CAPITAL,
+    MODEL,
+    QUESTION,
+    URL,
+    length,
+)
+
+SERVER: dict[str, Any] = {"base_url": f"{URL}/v1", "api_key": API_KEY, "max_retries": 0}
+
+
+class City(BaseModel):
+    """A city that is a capital."""
+
+    city: Literal["Lima", "Paris", "Tokyo"]
+    districts: int = Field(ge=1, le=99)
+
+
+def new_chat(**kwargs: Any) -> Any:
+    return ChatOpenAI(**{**SERVER, "model": MODEL, "temperature": 0, **kwargs})
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["chat", "responses"])
+def chat(request: pytest.FixtureRequest) -> Any:
+    return new_chat(use_responses_api=request.param)
+
+
+def test_a_message_is_answered_whole(chat: Any) -> None:
+    message = chat.invoke(QUESTION)
+
+    assert CAPITAL in message.text
+    usage = message.usage_metadata
+    assert usage["output_tokens"] > 1
+    assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
+
+
+def test_a_message_streams_what_it_answers_whole(chat: Any) -> None:
+    whole = chat.invoke(QUESTION)
+
+    parts = list(chat.stream(QUESTION))
+
+    assert "".join(part.text for part in parts) == whole.text
+    assert parts[0].usage_metadata is None
+    counted = [part.usage_metadata for part in parts if part.usage_metadata]
+    assert [usage["output_tokens"] for usage in counted] == [whole.usage_metadata["output_tokens"]]
+
+
+def test_a_conversation_goes_on(chat: Any) -> None:
+    pirate = ("system", "You are a pirate chatbot who always responds in pirate speak!")
+
+    first = chat.invoke([pirate, ("human", QUESTION)])
+    second = chat.invoke([pirate, ("human", QUESTION), first, ("human", "And of Peru?")])
+
+    assert first.text != chat.invoke(QUESTION).text
+    assert second.usage_metadata["input_tokens"] > first.usage_metadata["input_tokens"]
+
+
+def test_a_batch_is_answered_in_its_order(chat: Any) -> None:
+    answers = chat.batch([QUESTION, "What is the capital of Peru?"])
+
+    assert CAPITAL in answers[0].text
+    assert answers[1].text != answers[0].text
+
+
+def test_a_schema_binds_the_answer(chat: Any) -> None:
+    city = chat.with_structured_output(City, method="json_schema").invoke(QUESTION)
+
+    assert isinstance(city, City)
+
+
+def test_log_probabilities_cover_the_text() -> None:
+    message = new_chat(logprobs=True, top_logprobs=2).invoke(QUESTION)
+
+    tokens = message.response_metadata["logprobs"]["content"]
+    assert "".join(token["token"] for token in tokens).startswith(message.text)
+    assert all(len(token["top_logprobs"]) == 2 for token in tokens)
+
+
+def test_a_text_is_completed_whole_and_as_a_stream() -> None:
+    model = OpenAI(**SERVER, model=MODEL, temperature=0, max_tokens=5)
+
+    whole = model.invoke("The capital of Japan is")
+
+    assert whole
+    assert "".join(model.stream("The capital of Japan is")) == whole
+
+
+def test_texts_are_embedded() -> None:
+    embeddings = OpenAIEmbeddings(**SERVER, model=MODEL, check_embedding_ctx_length=False)
+
+    vectors = embeddings.embed_documents(["Tokyo", "the capital of Japan"])
+
+    assert [length(vector) for vector in vectors] == pytest.approx([1, 1], abs=1e-3)
+    assert embeddings.embed_query("Tokyo") == pytest.approx(vectors[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("use_responses_api", [False, True])
+def test_an_unknown_model_is_not_found(use_responses_api: bool) -> None:
+    chat = new_chat(model="gpt-9", use_responses_api=use_responses_api)
+
+    with pytest.raises(openai.NotFoundError, match="gpt-9"):
+        chat.invoke(QUESTION)
+    with pytest.raises(openai.NotFoundError, match="gpt-9"):
+        list(chat.stream(QUESTION))
+
+
+def test_a_bad_field_is_refused_by_name(chat: Any) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat.invoke(QUESTION, extra_body={"temprature": 0})
+
+    assert caught.value.param == "temprature"
+
+
+def test_a_wrong_key_is_refused() -> None:
+    with pytest.raises(openai.AuthenticationError):
+        new_chat(api_key="wrong").invoke(QUESTION)

@@ -1,0 +1,40 @@
+"""Where the server is, and what every suite asks its model."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+URL = os.environ.get("PALMA_URL", "http://127.0.0.1:8000")
+API_KEY = os.environ.get("PALMA_API_KEY", "")
+
+MODEL = "palmita"
+
+QUESTION = "What is the capital of Japan?"
+CAPITAL = "Tokyo"
+MESSAGES = [{"role": "user", "content": QUESTION}]
+
+CITY_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "enum": ["Lima", "Paris", "Tokyo"]},
+        "districts": {"type": "integer", "minimum": 1, "maximum": 99},
+    },
+    "required": ["city", "districts"],
+    "additionalProperties": False,
+}
+"""Of an answer that is short whatever a model of four million parameters makes of it."""
+
+
+def assert_is_city(text: str) -> None:
+    """Fail unless the text is what the schema describes."""
+    city = json.loads(text)
+    assert city.keys() == {"city", "districts"}
+    assert city["city"] in CITY_SCHEMA["properties"]["city"]["enum"]
+    assert 1 <= city["districts"] <= 99
+
+
+def length(vector: list[float]) -> float:
+    """Return the Euclidean length of an embedding."""
+    return float(sum(number * number for number in vector)) ** 0.5

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+
+# Before anything imports torch: the tests run side by side, and share the processors already.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from palma.core.config import Settings
 from tests.live_server import LiveServer, running_server

@@ -137,6 +137,14 @@ def test_a_choice_with_curl_is_one_of_the_two(address: str) -> None:
 
 @needs_curl
 @needs_palmita
+def test_a_response_with_curl_follows_the_one_before(address: str) -> None:
+    answer = json.loads(run_bash(block_with("bash", "previous_response_id"), address))
+
+    assert "Paris" in answer["output"][0]["content"][0]["text"]
+
+
+@needs_curl
+@needs_palmita
 def test_embeddings_with_curl_are_two_vectors(address: str) -> None:
     answer = json.loads(run_bash(block_with("bash", "/v1/embeddings"), address))
 

@@ -162,9 +162,9 @@ def _lifespan(
 ) -> Callable[[Starlette], Any]:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-        # For prompts, and one for encoders: engines bring threads of their own, so none waits.
-        executor = ThreadPoolExecutor(settings.threads_max_workers + 1, "palma")
-        registry = ModelRegistry(plans, load)
+        # One thread more than may generate, for prompts, and one for encoders: so neither waits.
+        executor = ThreadPoolExecutor(settings.threads_max_workers + 2, "palma")
+        registry = ModelRegistry(plans, load, executor)
         telemetry = Telemetry()
         service = GenerationService(settings, registry, executor, telemetry)
         embeddings = EmbeddingService(settings, encoder_plans, service, executor, telemetry)

@@ -32,23 +32,31 @@ class JsonSchemaBody(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """OpenAI's word for the form of an answer: any text, any JSON object, or a schema's."""
+    """OpenAI's word for the form of an answer: any text, any JSON object, or a schema's.
+
+    Hugging Face's client sends a schema as the `value` of a JSON object.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaBody | None = None
+    value: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _require_its_own_parts(self) -> Self:
         if (self.type == "json_schema") != (self.json_schema is not None):
             raise ValueError("json_schema goes with type json_schema, and only with that")
+        if self.value is not None and self.type != "json_object":
+            raise ValueError("value goes with type json_object")
         return self
 
     def constraint(self, param: str = "response_format") -> Constraint | None:
         """Return what it means; None for any text."""
         if self.json_schema is not None:
             return schema_constraint(self.json_schema.json_schema, f"{param}.json_schema.schema")
+        if self.value is not None:
+            return schema_constraint(self.value, f"{param}.value")
         return object_constraint(param) if self.type == "json_object" else None
 
 

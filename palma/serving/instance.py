@@ -89,17 +89,27 @@ class ServedModel:
 class Instance:
     """A copy of a model from its place in the queue to its end. Lives on the event loop.
 
-    It has threads of its own: as many as may generate at once, so that no model waits for
-    another's, and none is left when it is unloaded. They are started when they are needed.
+    A server's first model generates on the shared executor. Every further one has threads of its
+    own: as many as may generate at once, so that no model waits for another's, and none is left
+    when it is unloaded. They are started when they are needed.
 
     Args:
         number: Tells it from the others of this server.
         plan: What it is.
         load: Makes the engine.
         is_startup: Whether it belongs to what the server was started for.
+        executor: The shared one, for the first model.
     """
 
-    def __init__(self, number: int, plan: LoadPlan, load: LoadEngine, *, is_startup: bool) -> None:
+    def __init__(
+        self,
+        number: int,
+        plan: LoadPlan,
+        load: LoadEngine,
+        *,
+        is_startup: bool,
+        executor: Executor | None = None,
+    ) -> None:
         self.number = number
         self.plan = plan
         self.is_startup = is_startup
@@ -107,7 +117,8 @@ class Instance:
         self.failure: PalmaError | None = None
         self.served: ServedModel | None = None
         self._load = load
-        self._executor = ThreadPoolExecutor(
+        self._owns_executor = executor is None
+        self._executor = executor or ThreadPoolExecutor(
             plan.settings.threads_max_workers, f"palma-{number}-{plan.model_id}"
         )
 
@@ -151,7 +162,7 @@ class Instance:
             await asyncio.to_thread(served.engine.close)
             del served
             await asyncio.to_thread(release_memory)
-        self._executor.shutdown(wait=False)  # an engine that is still being made finds it closed
+        self._let_threads_go()
 
     async def _load_on_thread(self) -> Engine:
         """Load on a daemon thread: a shutdown does not wait for a download to end."""
@@ -200,6 +211,11 @@ class Instance:
         if self.state == "loading":
             self.failure = error
             self.state = "failed"
+            self._let_threads_go()
+
+    def _let_threads_go(self) -> None:
+        """An engine that is still being made finds its executor closed; the shared one stays."""
+        if self._owns_executor:
             self._executor.shutdown(wait=False)
 
 

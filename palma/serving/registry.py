@@ -46,8 +46,11 @@ class ModelRegistry:
         load: Makes an engine, on a thread of its own.
     """
 
-    def __init__(self, plans: Sequence[LoadPlan], load: LoadEngine) -> None:
+    def __init__(
+        self, plans: Sequence[LoadPlan], load: LoadEngine, executor: Executor | None = None
+    ) -> None:
         self._load = load
+        self._shared_executor = executor
         self._numbers = itertools.count(1)
         self._instances: list[Instance] = []
         self.turn = asyncio.Lock()  # whose holder loads: two threads cannot import Transformers
@@ -172,7 +175,10 @@ class ModelRegistry:
             await instance.close()
 
     def _append(self, plan: LoadPlan, *, is_startup: bool) -> Instance:
-        instance = Instance(next(self._numbers), plan, self._load, is_startup=is_startup)
+        shared, self._shared_executor = self._shared_executor, None
+        instance = Instance(
+            next(self._numbers), plan, self._load, is_startup=is_startup, executor=shared
+        )
         self._instances.append(instance)
         return instance
 

@@ -45,6 +45,15 @@ def follows_the_schema(subject: Subject, name: str) -> None:
     assert subject.likeliest(ENOUGH, other).text.strip() == "1"
 
 
+def follows_the_value(subject: Subject, name: str) -> None:
+    """The answer is what the schema describes that Hugging Face's client sends."""
+    beside = {"response_format": {"type": "json_object"}}
+
+    heard = subject.likeliest(ENOUGH, beside, {name: dict(ZEBRA)})
+
+    assert json.loads(heard.text) == {"zebra": 7}
+
+
 def is_a_zebra(value: Any, *, beside: Mapping[str, Any]) -> Demonstration:
     """Return the demonstration of a field that asks for what `ZEBRA` describes.
 
@@ -97,6 +106,7 @@ STRUCTURED: Mapping[str, Demonstration] = MappingProxyType(
         "response_format.type": chooses_the_format,
         "response_format.json_schema": follows_the_schema,
         "response_format.json_schema.schema": follows_the_schema,
+        "response_format.value": follows_the_value,
         "regex": is_wholly("zebra [0-9]{3}", "zebra [0-9]{3}"),
         "regex_pattern": is_wholly("zebra [0-9]{3}", "zebra [0-9]{3}"),
         "grammar": is_wholly('start: "zebra" | "gnu"', "zebra|gnu"),

@@ -313,6 +313,7 @@ def test_the_official_client_parses_into_a_model(server: LiveServer) -> None:
         ({"response_format": {"type": "json_schema"}}, ["json_schema"]),
         ({"response_format": {"type": "xml"}}, ["response_format.type"]),
         ({"response_format": {"type": "text", "json_schema": {}}}, ["response_format"]),
+        ({"response_format": {"type": "text", "value": {}}}, ["value goes with"]),
         ({"response_format": schema_format({"$ref": "#"})}, ["nothing fulfils"]),
         ({"response_format": schema_format({"$ref": "http://localhost:1/s"})}, ["localhost"]),
         ({"response_format": schema_format({"enum": ["value"] * 100_000})}, ["at most 262144"]),

@@ -38,11 +38,12 @@ CLIENTS = (
     Client("openai (node)", "openai_node.mjs", ("openai@>=6",)),
     Client("anthropic", "anthropic_python.py", ("anthropic>=2",)),
     Client("ollama", "ollama_python.py", ("ollama>=0.6",)),
-    Client("litellm", "litellm_python.py", ("litellm>=1.80",)),
+    # It imports another that it does not name.
+    Client("litellm", "litellm_python.py", ("litellm>=1.80", "mcp")),
     Client("langchain-openai", "langchain_openai_python.py", ("langchain-openai>=1",)),
     Client("instructor", "instructor_python.py", ("instructor>=1.14",)),
     Client("huggingface_hub", "huggingface_hub_python.py", ("huggingface_hub>=1",)),
-    # The last whose client speaks Llama Stack's own routes; it imports two that it does not name.
+    # The last versions whose client speaks Llama Stack's own routes; it imports two more.
     Client(
         "llama-stack-client",
         "llama_stack_python.py",

@@ -1,16 +1,16 @@
-"""Where a client is installed and its suite is run: a virtual environment, or a folder of npm's.
+"""Where a client is installed and its suite runs: a virtual environment, or a folder of npm's.
 
 Nothing is written outside of it: caches are beside it, and the home folder of suites is empty.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import venv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,8 @@ PYTEST = "pytest>=9"
 INSTALL_PATIENCE_S = 900
 SUITE_PATIENCE_S = 600
 
+Command = list[str | Path]
+
 
 class CannotInstall(Exception):
     """The package, or what installs it, is not to be had here; the message says why."""
@@ -31,6 +33,9 @@ class CannotInstall(Exception):
 class Environment(Protocol):
     """One client's."""
 
+    client: Client
+    folder: Path
+
     def install(self) -> None:
         """Install the client, unless it is there.
 
@@ -38,8 +43,11 @@ class Environment(Protocol):
             CannotInstall: It is not to be had.
         """
 
-    def run(self, url: str) -> Result:
-        """Run the suite against a server."""
+    def version(self) -> str:
+        """Return which version was installed."""
+
+    def command(self, report: Path) -> Command:
+        """Return what runs the suite and writes a report as JUnit does."""
 
 
 def environment_of(client: Client, root: Path) -> Environment:
@@ -47,34 +55,53 @@ def environment_of(client: Client, root: Path) -> Environment:
     return NodeEnvironment(client, root) if client.is_node else PythonEnvironment(client, root)
 
 
+def run_suite(environment_: Environment, url: str, home: Path) -> Result:
+    """Run the suite of a client that is installed against a server."""
+    client = environment_.client
+    report = environment_.folder / "results.xml"
+    report.unlink(missing_ok=True)
+    told = {"PALMA_URL": url, "PALMA_API_KEY": API_KEY}
+    try:
+        subprocess.run(
+            environment_.command(report),
+            cwd=REPOSITORY,
+            env={**environment(home), **told},
+            timeout=SUITE_PATIENCE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        print(f"{client.name}: not within {SUITE_PATIENCE_S} s")
+    return read_junit(client.name, environment_.version(), report)
+
+
 class PythonEnvironment:
     """A virtual environment with the client and pytest."""
 
     def __init__(self, client: Client, root: Path) -> None:
         self.client = client
-        self.root = root
         self.folder = root / _folder_name(client)
-        self.python = self.folder / "bin" / "python"
+        self._python = self.folder / "bin" / "python"
+        self._cache = root / "pip"
 
     def install(self) -> None:
         """Install the client and pytest."""
-        if not self.python.exists():
+        if not self._python.exists():
             venv.create(self.folder, with_pip=True)
-        pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        _install([*pip, *self.client.requirements, PYTEST], PIP_CACHE_DIR=str(self.root / "pip"))
+        pip: Command = [self._python, "-m", "pip", "install", "--disable-pip-version-check"]
+        _install([*pip, *self.client.requirements, PYTEST], PIP_CACHE_DIR=str(self._cache))
 
-    def run(self, url: str) -> Result:
-        """Run the suite with pytest, away from this repository's settings for it."""
-        report = self.folder / "results.xml"
-        pytest = [self.python, "-m", "pytest", "-q", "-c", os.devnull, "--noconftest"]
-        plugins = ["-p", "no:cacheprovider", "-W", "ignore", "--rootdir", REPOSITORY]
-        command = [*pytest, *plugins, f"--junitxml={report}", self.client.path]
-        return _run(self.client, self._version(), command, report, self.root, url, REPOSITORY)
-
-    def _version(self) -> str:
+    def version(self) -> str:
+        """Ask the environment."""
         package = re.split(r"[^\w.-]", self.client.requirements[0])[0]
         code = f"import importlib.metadata as m; print(m.version({package!r}))"
-        return _output([self.python, "-c", code])
+        run = subprocess.run([self._python, "-c", code], capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    def command(self, report: Path) -> Command:
+        """Return pytest's, away from what this repository sets and fixes for its own tests."""
+        pytest: Command = [self._python, "-m", "pytest", "-q", "-c", os.devnull, "--noconftest"]
+        options: Command = ["-p", "no:cacheprovider", "-W", "ignore", "--rootdir", REPOSITORY]
+        return [*pytest, *options, f"--junitxml={report}", self.client.path]
 
 
 class NodeEnvironment:
@@ -82,38 +109,39 @@ class NodeEnvironment:
 
     def __init__(self, client: Client, root: Path) -> None:
         self.client = client
-        self.root = root
         self.folder = root / _folder_name(client)
+        package = client.requirements[0].partition("@")[0]
+        self._package_json = self.folder / "node_modules" / package / "package.json"
+        self._cache = root / "npm"
 
     def install(self) -> None:
-        """Install the client and copy the suite."""
+        """Install the client."""
+        if self._package_json.exists():
+            return
         npm = shutil.which("npm")
         if npm is None:
             raise CannotInstall("npm is not here")
         self.folder.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--prefix", self.folder, "--no-audit", "--no-fund"]
-        _install([*command, *self.client.requirements], npm_config_cache=str(self.root / "npm"))
+        install: Command = [npm, "install", "--prefix", self.folder, "--no-audit", "--no-fund"]
+        _install([*install, *self.client.requirements], npm_config_cache=str(self._cache))
 
-    def run(self, url: str) -> Result:
-        """Run the suite with Node's own test runner."""
+    def version(self) -> str:
+        """Read what npm unpacked."""
+        return str(json.loads(self._package_json.read_text(encoding="utf-8"))["version"])
+
+    def command(self, report: Path) -> Command:
+        """Return that of Node's own test runner."""
         suite = shutil.copy(self.client.path, self.folder)
-        report = self.folder / "results.xml"
-        reporters = ["spec", "--test-reporter-destination=stdout"]
-        reporters += ["--test-reporter=junit", f"--test-reporter-destination={report}"]
-        command = ["node", "--test", f"--test-reporter={reporters[0]}", *reporters[1:], suite]
-        return _run(self.client, self._version(), command, report, self.root, url, self.folder)
-
-    def _version(self) -> str:
-        package = self.client.requirements[0].partition("@")[0]
-        path = self.folder / "node_modules" / package / "package.json"
-        return _output(["node", "-p", f"require({str(path)!r}).version"])
+        shown = ["--test-reporter=spec", "--test-reporter-destination=stdout"]
+        written = ["--test-reporter=junit", f"--test-reporter-destination={report}"]
+        return ["node", "--test", *shown, *written, suite]
 
 
 def _folder_name(client: Client) -> str:
     return re.sub(r"\W+", "-", client.name).strip("-")
 
 
-def _install(command: Sequence[str | Path], **caches: str) -> None:
+def _install(command: Command, **caches: str) -> None:
     try:
         run = subprocess.run(
             command,
@@ -126,32 +154,5 @@ def _install(command: Sequence[str | Path], **caches: str) -> None:
     except subprocess.TimeoutExpired:
         raise CannotInstall(f"not installed within {INSTALL_PATIENCE_S} s") from None
     if run.returncode:
-        raise CannotInstall((run.stderr.strip() or run.stdout.strip()).splitlines()[-1])
-
-
-def _output(command: Sequence[str | Path]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _run(
-    client: Client,
-    version: str,
-    command: Sequence[str | Path],
-    report: Path,
-    root: Path,
-    url: str,
-    cwd: Path,
-) -> Result:
-    report.unlink(missing_ok=True)
-    told = {"PALMA_URL": url, "PALMA_API_KEY": API_KEY}
-    try:
-        subprocess.run(
-            command,
-            cwd=cwd,
-            env={**environment(root / "home"), **told},
-            timeout=SUITE_PATIENCE_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        print(f"{client.name}: not within {SUITE_PATIENCE_S} s")
-    return read_junit(client.name, version, report)
+        said = [line for line in run.stderr.splitlines() if "error" in line.lower()]
+        raise CannotInstall(said[0] if said else f"the status was {run.returncode}")

@@ -1,4 +1,4 @@
-"""What came of a suite: read from JUnit's XML, which pytest and Node both write; shown as a table."""
+"""What came of suites: read from JUnit's XML, which pytest and Node write, and shown as a table."""
 
 from __future__ import annotations
 
@@ -41,7 +41,15 @@ def read_junit(client: str, version: str, report: Path) -> Result:
     kinds = [{part.tag for part in case} for case in cases]
     num_failed = sum(not kind.isdisjoint({"failure", "error"}) for kind in kinds)
     num_skipped = sum("skipped" in kind for kind in kinds)
-    return Result(client, version, len(cases) - num_failed - num_skipped, num_failed or not cases)
+    num_passed = len(cases) - num_failed - num_skipped
+    return Result(client, version, num_passed, num_failed if cases else 1)
+
+
+def exit_status(results: Sequence[Result]) -> int:
+    """Return 0 if something ran and nothing failed, else 1."""
+    has_run = any(result.has_run for result in results)
+    has_failed = any(result.num_failed for result in results)
+    return 0 if has_run and not has_failed else 1
 
 
 def print_table(results: Sequence[Result]) -> None:

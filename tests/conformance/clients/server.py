@@ -21,9 +21,11 @@ START_PATIENCE_S = 180.0
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Return this process's environment with another home folder, where all caches are too."""
-    caches = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    return {**caches, "HOME": str(home), "HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    """Return this process's environment with another home folder, where caches are too."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    own = {"HOME": str(home), "HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    quiet = {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else its import asks GitHub
+    return {**kept, **own, **quiet}
 
 
 @contextlib.contextmanager

@@ -31,6 +31,10 @@ def client() -> Iterator[Any]:
         yield client
 
 
+def body_of(caught: pytest.ExceptionInfo[anthropic.APIStatusError]) -> Any:
+    return caught.value.body
+
+
 def body(*, extra_body: Any = None, **kwargs: Any) -> dict[str, Any]:
     """Return a greedy request; newer clients know no temperature."""
     extra = {"temperature": 0, **(extra_body or {})}
@@ -105,8 +109,8 @@ def test_an_unknown_model_is_not_found(client: Any, stream: bool) -> None:
     with pytest.raises(anthropic.NotFoundError) as caught:
         client.messages.create(**body(model="claude-9", stream=stream))
 
-    assert caught.value.body["error"]["type"] == "not_found_error"
-    assert "claude-9" in caught.value.body["error"]["message"]
+    assert body_of(caught)["error"]["type"] == "not_found_error"
+    assert "claude-9" in body_of(caught)["error"]["message"]
 
 
 @pytest.mark.parametrize(("field", "value"), [("temperature", 2), ("temprature", 0)])
@@ -114,8 +118,8 @@ def test_a_bad_field_is_refused_by_name(client: Any, field: str, value: Any) -> 
     with pytest.raises(anthropic.BadRequestError) as caught:
         client.messages.create(**body(extra_body={field: value}))
 
-    assert caught.value.body["error"]["type"] == "invalid_request_error"
-    assert field in caught.value.body["error"]["message"]
+    assert body_of(caught)["error"]["type"] == "invalid_request_error"
+    assert field in body_of(caught)["error"]["message"]
 
 
 def test_a_wrong_key_is_refused() -> None:

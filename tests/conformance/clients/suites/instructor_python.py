@@ -7,7 +7,8 @@ from typing import Any, Literal
 import instructor
 import openai
 import pytest
-from pydantic import BaseModel, Field
+from instructor.core.exceptions import IncompleteOutputException, InstructorRetryException
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.conformance.clients.suites.subject import API_KEY, MESSAGES, MODEL, QUESTION, URL
 
@@ -15,12 +16,16 @@ from tests.conformance.clients.suites.subject import API_KEY, MESSAGES, MODEL, Q
 class Place(BaseModel):
     """Where something is."""
 
+    model_config = ConfigDict(extra="forbid")  # else a small model thinks of endless fields
+
     continent: Literal["Asia", "Europe", "South America"]
     is_island: bool
 
 
 class City(BaseModel):
-    """A city; one field is of another model, one may be missing."""
+    """A city; one field is of another model, one may be null."""
+
+    model_config = ConfigDict(extra="forbid")
 
     name: Literal["Lima", "Paris", "Tokyo"]
     districts: int = Field(ge=1, le=99)
@@ -75,34 +80,23 @@ def test_a_stream_grows_into_the_same_instance(client: Any) -> None:
 
 
 def test_a_model_that_is_cut_is_said_to_be_incomplete(client: Any) -> None:
-    with pytest.raises(instructor.core.IncompleteOutputException):
+    with pytest.raises(IncompleteOutputException):
         ask(client, max_tokens=4)
 
 
-def test_ollamas_route_takes_the_schema_too() -> None:
-    client = instructor.from_provider(
-        f"ollama/{MODEL}",
-        base_url=f"{URL}/v1",
-        api_key=API_KEY,
-        mode=instructor.Mode.JSON_SCHEMA,
-    )
-
-    assert isinstance(client.create(messages=MESSAGES, response_model=City, max_retries=0), City)
-
-
 def test_an_unknown_model_is_not_found(client: Any) -> None:
-    with pytest.raises(instructor.core.InstructorRetryException, match="gpt-9"):
+    with pytest.raises(InstructorRetryException, match="gpt-9"):
         ask(client, model="gpt-9")
 
 
 def test_tools_are_refused_by_name() -> None:
     """The bundled model knows none; instructor's default mode needs them."""
-    with pytest.raises(instructor.core.InstructorRetryException, match="tool"):
+    with pytest.raises(InstructorRetryException, match="tool"):
         ask(new_client(instructor.Mode.TOOLS), messages=[{"role": "user", "content": QUESTION}])
 
 
 def test_a_wrong_key_is_refused() -> None:
     client = new_client(instructor.Mode.JSON_SCHEMA, api_key="wrong")
 
-    with pytest.raises(instructor.core.InstructorRetryException, match="API key"):
+    with pytest.raises(InstructorRetryException, match="API key"):
         ask(client)

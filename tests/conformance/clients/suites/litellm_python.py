@@ -19,19 +19,25 @@ from tests.conformance.clients.suites.subject import (
     length,
 )
 
-OPENAI = {"model": f"openai/{MODEL}", "api_base": f"{URL}/v1", "api_key": API_KEY}
-ANTHROPIC = {"model": f"anthropic/{MODEL}", "api_base": URL, "api_key": API_KEY}
-OLLAMA = {"model": f"ollama_chat/{MODEL}", "api_base": URL, "api_key": API_KEY}
+OPENAI: dict[str, Any] = {"model": f"openai/{MODEL}", "api_base": f"{URL}/v1", "api_key": API_KEY}
+ANTHROPIC: dict[str, Any] = {"model": f"anthropic/{MODEL}", "api_base": URL, "api_key": API_KEY}
+OLLAMA: dict[str, Any] = {
+    "model": f"ollama_chat/{MODEL}",
+    "api_base": URL,
+    "api_key": API_KEY,
+    # Without it LiteLLM's bodies have no type, and such are refused: any web page can send them.
+    "extra_headers": {"Content-Type": "application/json"},
+}
 ROUTES = [OPENAI, ANTHROPIC, OLLAMA]
 
 
-def ask(route: dict[str, str], **kwargs: Any) -> Any:
+def ask(route: dict[str, Any], **kwargs: Any) -> Any:
     fields = {"messages": MESSAGES, "temperature": 0, "max_tokens": 64, "num_retries": 0}
     return litellm.completion(**{**route, **fields, **kwargs})
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route["model"])
-def test_a_chat_is_answered_whole(route: dict[str, str]) -> None:
+def test_a_chat_is_answered_whole(route: dict[str, Any]) -> None:
     answer = ask(route)
 
     assert CAPITAL in answer.choices[0].message.content
@@ -41,7 +47,7 @@ def test_a_chat_is_answered_whole(route: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route["model"])
-def test_a_chat_streams_what_it_answers_whole(route: dict[str, str]) -> None:
+def test_a_chat_streams_what_it_answers_whole(route: dict[str, Any]) -> None:
     whole = ask(route)
 
     chunks = list(ask(route, stream=True, stream_options={"include_usage": True}))
@@ -54,7 +60,7 @@ def test_a_chat_streams_what_it_answers_whole(route: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route["model"])
-def test_an_unknown_model_is_not_found(route: dict[str, str]) -> None:
+def test_an_unknown_model_is_not_found(route: dict[str, Any]) -> None:
     with pytest.raises((litellm.NotFoundError, litellm.APIConnectionError)) as caught:
         ask({**route, "model": route["model"].replace(MODEL, "gpt-9")})
 
@@ -62,13 +68,13 @@ def test_an_unknown_model_is_not_found(route: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("route", [OPENAI, ANTHROPIC], ids=lambda route: route["model"])
-def test_a_bad_field_is_refused_by_name(route: dict[str, str]) -> None:
+def test_a_bad_field_is_refused_by_name(route: dict[str, Any]) -> None:
     with pytest.raises(litellm.BadRequestError, match="temprature"):
-        ask(route, extra_body={"temprature": 0})
+        ask(route, temprature=0)
 
 
 @pytest.mark.parametrize("route", [OPENAI, ANTHROPIC], ids=lambda route: route["model"])
-def test_a_wrong_key_is_refused(route: dict[str, str]) -> None:
+def test_a_wrong_key_is_refused(route: dict[str, Any]) -> None:
     with pytest.raises(litellm.AuthenticationError):
         ask({**route, "api_key": "wrong"})
 

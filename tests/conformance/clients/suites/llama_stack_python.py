@@ -77,9 +77,11 @@ def test_sampling_parameters_are_honoured(client: Any) -> None:
     drawn = {"strategy": {"type": "top_p", "temperature": 1.5, "top_p": 0.9}}
 
     cut = chat(client, sampling_params={**drawn, "max_tokens": 3})
+    *_, last = chat(client, sampling_params={**drawn, "max_tokens": 3}, stream=True)
     stopped = chat(client, sampling_params={**GREEDY, "stop": [CAPITAL]})
 
     assert cut.completion_message.stop_reason == "out_of_tokens"
+    assert last.event.stop_reason == "out_of_tokens"
     assert CAPITAL not in stopped.completion_message.content
 
 

@@ -53,6 +53,10 @@ def lenient_client() -> Iterator[Any]:
         yield client
 
 
+def body_of(caught: pytest.ExceptionInfo[openai.APIStatusError]) -> Any:
+    return caught.value.body
+
+
 def chat(client: Any, **kwargs: Any) -> Any:
     return client.chat.completions.create(
         **{"model": MODEL, "messages": MESSAGES, "temperature": 0, **kwargs}
@@ -261,7 +265,7 @@ def test_an_unknown_model_is_not_found(client: Any, stream: bool) -> None:
     for ask in (chat, respond):
         with pytest.raises(openai.NotFoundError) as caught:
             ask(client, model="gpt-9", stream=stream)
-        assert "gpt-9" in caught.value.body["message"]
+        assert "gpt-9" in body_of(caught)["message"]
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="gpt-9", input="x")
 
@@ -275,7 +279,7 @@ def test_a_bad_field_is_refused_by_name(client: Any, field: str, value: Any) -> 
         chat(client, extra_body={field: value})
 
     assert (caught.value.param or "").partition(".")[0] == field
-    assert field in caught.value.body["message"]
+    assert field in body_of(caught)["message"]
 
 
 def test_a_wrong_key_is_refused() -> None:

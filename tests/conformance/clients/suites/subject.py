@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any
 
@@ -37,4 +38,4 @@ def assert_is_city(text: str) -> None:
 
 def length(vector: list[float]) -> float:
     """Return the Euclidean length of an embedding."""
-    return float(sum(number * number for number in vector)) ** 0.5
+    return math.sqrt(sum(number * number for number in vector))

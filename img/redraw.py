@@ -12,7 +12,11 @@ import cairosvg
 from PIL import Image
 
 HERE = Path(__file__).parent
-PICTURES = {"palma.svg": "palma.py.jpg", "architecture.svg": "palma.py_architecture.jpg"}
+PICTURES = {
+    "palma.svg": "palma.py.jpg",
+    "architecture.svg": "palma.py_architecture.jpg",
+    "continuous.svg": "palma.py_continuous.jpg",
+}
 
 for source, target in PICTURES.items():
     png = cairosvg.svg2png(url=str(HERE / source))

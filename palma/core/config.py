@@ -64,7 +64,7 @@ class Settings(BaseSettings):
         description="Load pickled weights, which can run code; safetensors needs no such trust.",
     )
     engine: Literal["continuous", "threads", "mock"] = Field(
-        "threads",
+        "continuous",
         description="What generates: all requests in one forward pass, a worker thread a request, "
         "or a mock without torch.",
     )

@@ -32,6 +32,9 @@ PackedModule = OneDnnLinear | Int8Linear
 Place = tuple[torch.nn.Module, str]
 """A parent, and the name under which it holds the layer."""
 
+MIN_FLOAT32_WEIGHTS = 400_000
+"""Smaller layers in float32 stay plain: oneDNN's call costs some 10 us more than torch's own."""
+
 _MIN_INT8_FEATURES = 64  # smaller layers are cheap, and often decide much
 _ROUTER_NAMES = frozenset({"gate", "router", "router_gate", "shared_expert_gate"})
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -112,6 +115,9 @@ def pack_linears(
     num_joined = 0
     if join_siblings:
         for parent, names in _siblings(model, found):
+            linears = [_layer_at((parent, name)) for name in names]
+            if weights != "int8" and _is_faster_plain(linears):
+                continue
             packed.append(_join(parent, names, found, quantize=weights == "int8"))
             num_joined += len(names) - 1
     for layer_id, places in _linear_places(model).items():
@@ -120,6 +126,9 @@ def pack_linears(
             left[reason] += 1
             continue
         quantize = weights == "int8" and layer_id != output_layer_id
+        if not quantize and _is_faster_plain([_layer_at(places[0])]):
+            left["small, in float32"] += 1
+            continue
         packed.append(_replace(places, found, quantize=quantize))
     return PackReport(
         num_packed=len(packed) + num_joined,
@@ -190,6 +199,12 @@ def _replace(places: list[Place], found: CpuFeatures, *, quantize: bool) -> Pack
     for parent, name in places:
         parent._modules[name] = packed
     return packed
+
+
+def _is_faster_plain(linears: list[torch.nn.Linear]) -> bool:
+    """Whether these layers, computed as one, are too small in float32 for oneDNN to pay."""
+    is_float32 = linears[0].weight.dtype == torch.float32
+    return is_float32 and sum(x.weight.numel() for x in linears) < MIN_FLOAT32_WEIGHTS
 
 
 def _suits_int8(linear: torch.nn.Linear, names: set[str]) -> bool:

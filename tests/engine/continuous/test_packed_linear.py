@@ -23,6 +23,12 @@ NUM_ROWS = (1, 2, 7, 32, 33, 500, 4096)
 ODD_SHAPES = ((65, 67), (3, 5), (1, 1), (1000, 1), (576, 200))
 
 
+@pytest.fixture(autouse=True)
+def no_layer_is_too_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers of these tests are tiny, and shall be packed all the same."""
+    monkeypatch.setattr(packed_linear, "MIN_FLOAT32_WEIGHTS", 0)
+
+
 def layer(num_in: int, num_out: int, *, bias: bool = False, dtype: Any = torch.float32) -> Any:
     torch.manual_seed(0)
     return nn.Linear(num_in, num_out, bias=bias).to(dtype).requires_grad_(False)
@@ -362,6 +368,21 @@ def test_siblings_are_one_multiplication_with_the_same_results(dtype: Any, bias:
             found = joined.get_submodule(name)(x)
             expected = plain.get_submodule(name)(x)
             torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_small_float32_layers_stay_plain_unless_they_are_quantized(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packed_linear, "MIN_FLOAT32_WEIGHTS", 72 * 96 + 1)
+    parent = attention_like()
+    parent.o_proj = layer(72, 96)
+
+    report = pack_linears(parent, "as_loaded", join_siblings=True)
+    small = pack_linears(attention_like(dtype=torch.bfloat16), "as_loaded")
+
+    assert (report.num_packed, report.num_joined) == (3, 2)
+    assert report.left == (("small, in float32", 1),)
+    assert small.num_packed == 3
 
 
 def test_siblings_in_any_order_with_any_inputs_never_share_a_stale_result() -> None:

@@ -161,15 +161,17 @@ inline Floats<N> tanh_vec(Floats<N> x) {
 // How the queries of a group lie in a unit's scratch.
 template <typename T, int G>
 struct Queries {
+    // Each query and key gets a vector of sums; larger groups share one, a lane for each query.
+    static constexpr bool kByLanes = G <= (sizeof(T) == 2 ? 2 : 4);
 #ifdef __AVX512BF16__
-    static constexpr bool kPairs = sizeof(T) == 2 && G > 2;
+    static constexpr bool kPairs = sizeof(T) == 2 && !kByLanes;
 #else
     static constexpr bool kPairs = false;
 #endif
     using Element = std::conditional_t<kPairs, T, float>;
 
     static int64_t at(int g, int64_t d, int64_t dim) {
-        if (G <= 2) return g * dim + d;
+        if (kByLanes) return g * dim + d;
         if (kPairs) return (d / 2 * G + g) * 2 + d % 2;
         return d * G + g;
     }
@@ -203,19 +205,48 @@ inline Floats<16> add_pairs(Floats<16> sums, Ints<16> queries, int32_t keys) {
 }
 #endif
 
+template <int N>
+inline float sum_lanes(Floats<N> x) {
+    if constexpr (N == 4) {
+        return (x[0] + x[1]) + (x[2] + x[3]);
+    } else {
+        alignas(64) float lanes[N];
+        store(lanes, x);
+        return sum_lanes<N / 2>(load<Floats<N / 2>>(lanes) + load<Floats<N / 2>>(lanes + N / 2));
+    }
+}
+
+// The same as `score_rows`, with a sum of its own for each query and row: for small groups.
+template <typename T, int G>
+void score_rows_by_lanes(const float* queries, const T* const* rows, int64_t dim, float* scores) {
+    constexpr int kTogether = std::min(kRows, kAccumulators / G);
+    for (int first = 0; first < kRows; first += kTogether) {
+        Floats<kLanes> sums[kTogether][G] = {};
+        int64_t d = 0;
+        for (; d + kLanes <= dim; d += kLanes) {
+            Floats<kLanes> parts[G];
+            for (int g = 0; g < G; ++g) parts[g] = load<Floats<kLanes>>(queries + g * dim + d);
+            for (int k = 0; k < kTogether; ++k) {
+                auto row = load_floats<kLanes>(rows[first + k] + d);
+                for (int g = 0; g < G; ++g) sums[k][g] += parts[g] * row;
+            }
+        }
+        for (int k = 0; k < kTogether; ++k) {
+            for (int g = 0; g < G; ++g) {
+                float sum = sum_lanes<kLanes>(sums[k][g]);
+                for (int64_t rest = d; rest < dim; ++rest)
+                    sum += queries[g * dim + rest] * widen(rows[first + k][rest]);
+                scores[(first + k) * G + g] = sum;
+            }
+        }
+    }
+}
+
 // scores[k * G + g] = <query g, row k> for kRows rows.
 template <typename T, int G>
 void score_rows(const Queries<T, G>& queries, const T* const* rows, int64_t dim, float* scores) {
-    if constexpr (G <= 2) {
-        for (int k = 0; k < kRows; ++k) {
-            for (int g = 0; g < G; ++g) {
-                float sum = 0;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t d = 0; d < dim; ++d)
-                    sum += queries.elements[g * dim + d] * widen(rows[k][d]);
-                scores[k * G + g] = sum;
-            }
-        }
+    if constexpr (Queries<T, G>::kByLanes) {
+        score_rows_by_lanes<T, G>(queries.elements, rows, dim, scores);
         return;
     }
     Floats<G> sums[kRows] = {};
@@ -326,11 +357,13 @@ void find_rows(const Call& call, const void* cache, int64_t sequence, int64_t he
                int64_t first, int count, int64_t dim, const T** rows) {
     auto base = static_cast<const T*>(cache) + head * call.num_slots * dim;
     auto table = call.block_tables + sequence * call.max_blocks;
+    int64_t block = first / call.block_size, offset = first % call.block_size;
     for (int k = 0; k < count; ++k) {
-        int64_t position = first + k;
-        int64_t slot = table[position / call.block_size] * call.block_size
-                       + position % call.block_size;
-        rows[k] = base + slot * dim;
+        rows[k] = base + (table[block] * call.block_size + offset) * dim;
+        if (++offset == call.block_size) {
+            offset = 0;
+            ++block;
+        }
     }
 }
 

@@ -90,7 +90,7 @@ def test_without_id_the_environment_says_which_models(
         ("gpus=20,15", ["gpus", "DEVICE", "'auto'"]),
         ("cache_quant=Q8", ["cache_quant", "precision"]),
         ("draft_model_id=qwen2-1.5B", ["draft_model_id", "speculative"]),
-        ("cache_size=32768", ["cache_size", "backend=continuous"]),
+        ("cache_size=32768 backend=threads", ["cache_size", "backend=continuous"]),
         ("backend=exllama", ["backend", "'transformers'"]),
     ],
 )
@@ -128,7 +128,7 @@ def test_check_says_what_would_run_a_model_and_why(palma: Palma) -> None:
     assert name == "palmita"
     assert said.keys() == {"files", "device", "engine", "weights", "memory"}
     assert "cpu, float32: The CPU was asked for" in said["device"]
-    assert "threads: it was asked for" in said["engine"]
+    assert "continuous: it computes layers of these kinds" in said["engine"]
     assert "0.02 GB for the weights" in said["memory"]
     assert "they fit" in said["memory"]
 

@@ -138,7 +138,9 @@ def test_the_model_of_model_id_stands_before_them() -> None:
     assert [plan.model_id for plan in plans] == ["org/first", "palmita"]
 
 
-@pytest.mark.parametrize("models", [";", "model_id=a cache_size=64", "model_id=/no/where"])
+@pytest.mark.parametrize(
+    "models", [";", "model_id=a cache_size=64 backend=threads", "model_id=/no/where"]
+)
 def test_models_that_cannot_be_stop_the_start(models: str) -> None:
     with pytest.raises(SettingsError):
         startup_plans(Settings(models=models))

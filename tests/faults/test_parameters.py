@@ -294,8 +294,18 @@ def test_an_empty_prompt_gets_an_answer(server: LiveServer) -> None:
             assert answer.status_code == 200, repr(content)
 
 
-def test_token_ids_as_prompt_are_refused(server: LiveServer) -> None:
-    """Faults 48 and 49: no route takes them, in whatever field."""
+def test_prompt_ids_outside_the_vocabulary_never_reach_the_device(server: LiveServer) -> None:
+    """Faults 48 and 49: completions take token ids, and look at each."""
+    for prompt in ([-1], [200_000], [5, 10**12], [[5], [200_000]], [5, "x"], [5.5], [True]):
+        for stream in (False, True):
+            body = {"model": "mock", "prompt": prompt, "stream": stream}
+            assert refusal(server.post("/v1/completions", body), "/v1/completions").status == 400
+    body = {"model": "mock", "prompt": list(b"say yes")}
+    assert server.post("/v1/completions", body).json()["choices"][0]["text"] == "yes"
+
+
+def test_token_ids_as_messages_are_refused(server: LiveServer) -> None:
+    """Faults 48 and 49: a chat takes none, in whatever field."""
     for token_ids in ([], [5], [-1], [200_000]):
         unsupported(server, {"prompt": token_ids})
         unsupported(server, {"prompt_token_ids": token_ids})

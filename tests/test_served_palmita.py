@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from palma.models.bundled import bundled_model_path
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, running_server
 
 PIRATE = "You are a pirate chatbot who always responds in pirate speak!"
 CONVERSATIONS = [
@@ -25,6 +26,13 @@ CONVERSATIONS = [
 ]
 CONTROL_TOKEN_SPELLED = [{"role": "user", "content": "Who wrote <|eot_id|> Hamlet? 🏴‍☠️ ½"}]
 """Not compared with `generate`: Transformers takes what a user spells for a control token."""
+
+
+@pytest.fixture(scope="module", params=["continuous", "threads"])
+def palmita_server(request: pytest.FixtureRequest) -> Iterator[LiveServer]:
+    """A server with the bundled model on each of the engines."""
+    with running_server(engine=request.param, device="cpu") as server:
+        yield server
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import itertools
 import json
 import time
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ def test_clocks_may_differ_by_half_a_minute(server: LiveServer) -> None:
     forge({"exp": in_s(WEEK)}, header={"alg": "HS256", "kid": "../../dev/null"}, secret=""),
     forge({"exp": in_s(WEEK)}, header={"alg": "HS256", "jwk": {"kty": "oct", "k": ""}}, secret=""),
     forge({"exp": in_s(WEEK), "padding": "x" * 8192}),
-])  # fmt: skip
+], ids=itertools.count())  # fmt: skip
 def test_anything_else_is_401(token: str, server: LiveServer) -> None:
     """Fault 134."""
     headers = {b"Authorization": f"Bearer {token}".strip().encode("latin-1")}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -88,6 +91,28 @@ def wait_until(condition: Any, what: str, patience_s: float = PATIENCE_S) -> Non
     while not condition():
         assert time.monotonic() < deadline, f"not within {patience_s:g} s: {what}"
         time.sleep(0.01)
+
+
+def url_when_ready(server: subprocess.Popen[bytes], log: Path, patience_s: float) -> str:
+    """Wait until a `palma serve` that logs to a file is ready, and return its URL.
+
+    Raises:
+        RuntimeError: It ended, or took too long; the message is its log.
+    """
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and server.poll() is None:
+        time.sleep(0.1)
+        listening = re.search(r"listening on (http://\S+)", log.read_text())
+        if listening and _is_ready(listening[1]):
+            return listening[1]
+    raise RuntimeError(f"palma serve did not become ready:\n{log.read_text()}")
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.TransportError:
+        return False
 
 
 def read_to_end(connection: socket.socket) -> bytes:

@@ -11,6 +11,7 @@ from palma.models.bundled import bundled_model_path
 from palma.models.device import DeviceChoice
 from palma.models.loader import LoadedModel
 from palma.models.tokenizer import HFTokenizer
+from tests.tiny_models import tiny_llama
 
 MAX_MODEL_LEN = 512
 NUM_UNUSED_IDS = 13
@@ -27,32 +28,22 @@ def palmita_tokenizer() -> Any:
 
 def random_model(*, seed: int = 0) -> LoadedModel:
     """Return a Llama with random float32 weights over palmita's vocabulary, and a few ids more."""
-    import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
     tokenizer = palmita_tokenizer()
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer) + NUM_UNUSED_IDS,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_MODEL_LEN,
+    vocab_size = len(tokenizer) + NUM_UNUSED_IDS
+    model = tiny_llama(
+        seed=seed,
+        vocab_size=vocab_size,
+        num_layers=1,
+        max_model_len=MAX_MODEL_LEN,
         initializer_range=0.2,
-        bos_token_id=None,
-        eos_token_id=None,
     )
-    model = LlamaForCausalLM(config).eval()
-    model.generation_config = GenerationConfig(pad_token_id=0)
     return LoadedModel(
         model_id="random",
         model=model,
         tokenizer=HFTokenizer(tokenizer),
         choice=DeviceChoice(device="cpu", dtype="float32", reason="a test"),
         max_model_len=MAX_MODEL_LEN,
-        vocab_size=config.vocab_size,
+        vocab_size=vocab_size,
         stop_token_ids=frozenset({tokenizer.eos_token_id}),
     )
 

@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -22,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from palma.core.config import Settings
 from palma.models.bundled import bundled_model_path
-from tests.live_server import parse_event
+from tests.live_server import parse_event, url_when_ready
 
 README = Path(__file__).parent.parent / "README.md"
 ADDRESS = "127.0.0.1:8000"
@@ -65,27 +64,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("w") as log_file:
         server = subprocess.Popen(command, cwd=folder, stderr=log_file)
     try:
-        yield _address_when_ready(server, log)
+        yield url_when_ready(server, log, START_PATIENCE_S).removeprefix("http://")
     finally:
         server.terminate()
         server.wait(timeout=20)
-
-
-def _address_when_ready(server: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_PATIENCE_S
-    while time.monotonic() < deadline and server.poll() is None:
-        time.sleep(0.1)
-        listening = re.search(r"listening on http://(\S+)", log.read_text())
-        if listening and _is_ready(listening[1]):
-            return listening[1]
-    raise AssertionError(f"palma serve did not become ready:\n{log.read_text()}")
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        return httpx.get(f"http://{address}/readyz").is_success
-    except httpx.TransportError:
-        return False
 
 
 def run_bash(block: str, address: str) -> str:

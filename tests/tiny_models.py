@@ -14,21 +14,28 @@ VOCAB_SIZE = 300
 MAX_MODEL_LEN = 256
 
 
-def tiny_llama(*, seed: int = 0) -> Any:
-    """Return a Llama with random float32 weights and a vocabulary of bytes and a few more."""
+def tiny_llama(
+    *,
+    seed: int = 0,
+    vocab_size: int = VOCAB_SIZE,
+    num_layers: int = 2,
+    max_model_len: int = MAX_MODEL_LEN,
+    initializer_range: float = 0.5,
+) -> Any:
+    """Return a Llama with random float32 weights; by default for bytes and a few ids more."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=MAX_MODEL_LEN,
-        initializer_range=0.5,
+        max_position_embeddings=max_model_len,
+        initializer_range=initializer_range,
         bos_token_id=None,
         eos_token_id=None,
     )

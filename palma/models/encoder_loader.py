@@ -14,7 +14,7 @@ from palma.core.errors import ModelLoadError
 from palma.models.checkpoint import check_checkpoint, count_parameters, naming, read_json_file
 from palma.models.device import DeviceChoice, prepare_environment, select_device
 from palma.models.download import fetch_snapshot
-from palma.models.loader import explaining, own_memory
+from palma.models.loader import explaining, read_weights
 from palma.models.memory_need import MemoryNeed, require_memory
 from palma.models.spec import ModelSpec
 
@@ -248,20 +248,11 @@ def _load_weights(
     import transformers
 
     is_auto = settings.torch_dtype == "auto"
-    model, report = getattr(transformers, kind).from_pretrained(
-        folder,
-        config=config,
-        dtype="auto" if is_auto and choice.device != "cpu" else choice.dtype,
-        device_map={"": choice.device},
-        use_safetensors=None if settings.allow_pickle else True,
-        trust_remote_code=settings.trust_remote_code,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,  # so that the report names them
-        output_loading_info=True,
+    dtype = "auto" if is_auto and choice.device != "cpu" else choice.dtype
+    model, report = read_weights(
+        getattr(transformers, kind), folder, config, settings, device=choice.device, dtype=dtype
     )
     _require_whole(report)
-    if choice.device == "cpu":
-        own_memory(model)
     model.eval()
     model.requires_grad_(False)
     return model

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from palma.core.config import Settings
 from palma.core.errors import ModelLoadError, SettingsError
@@ -222,24 +222,34 @@ def _load_weights(
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    model, report = AutoModelForCausalLM.from_pretrained(
+    model, report = read_weights(
+        AutoModelForCausalLM, folder, config, settings, device=choice.device, dtype=choice.dtype
+    )
+    _require_clean(report)
+    return cast("PreTrainedModel", model)
+
+
+def read_weights(
+    model_class: Any, folder: Path, config: Any, settings: Settings, *, device: str, dtype: str
+) -> tuple[Any, dict[str, Any]]:
+    """Return a model of a Transformers class, and Transformers' report of what did not fit."""
+    model, report = model_class.from_pretrained(
         folder,
         config=config,
-        dtype=choice.dtype,
-        device_map={"": choice.device},
+        dtype=dtype,
+        device_map={"": device},
         use_safetensors=None if settings.allow_pickle else True,
         trust_remote_code=settings.trust_remote_code,
         local_files_only=True,
         ignore_mismatched_sizes=True,  # so that the report names them
         output_loading_info=True,
     )
-    _require_clean(report)
-    if choice.device == "cpu":
-        own_memory(model)
-    return model
+    if device == "cpu":
+        _own_memory(model)
+    return model, report
 
 
-def own_memory(model: PreTrainedModel) -> None:
+def _own_memory(model: PreTrainedModel) -> None:
     """Copy the weights out of the memory-mapped files, one by one.
 
     Else whoever writes to these files changes the running model, and whoever shortens them ends

@@ -127,7 +127,7 @@ def drops_the_oldest(subject: Subject, name: str) -> None:
     long = {"messages": turns, "options.num_ctx": 64}
 
     assert subject.send({**long, name: True}).status_code == 200
-    assert subject.send(long).status_code == 200
+    assert subject.send(long).status_code == 400
     assert subject.send({**long, name: False}).status_code == 400
 
 

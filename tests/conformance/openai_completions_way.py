@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx
 
 from tests.conformance.demonstrations import (
@@ -13,9 +15,9 @@ from tests.conformance.demonstrations import (
     counts_choices,
 )
 from tests.conformance.llama_cpp_fields import LLAMA_CPP
+from tests.conformance.openai_choices import read_choices
 from tests.conformance.structured_demonstrations import AROUND, STRUCTURED
 from tests.conformance.subject import Demonstration, Heard, Subject, Way
-from tests.live_server import parse_event
 
 
 def turn(question: str) -> str:
@@ -31,27 +33,12 @@ BODY = {"model": "palmita", "prompt": turn("Who are you?"), "max_tokens": 16}
 
 def read(response: httpx.Response) -> Heard:
     """Read an answer, whole or in events."""
-    if response.headers["content-type"].startswith("text/event-stream"):
-        return _read_stream(response)
-    answer = response.json()
-    return Heard(
-        tuple(choice["text"] for choice in answer["choices"]),
-        answer["usage"]["completion_tokens"],
-        answer["choices"][0]["finish_reason"] == "length",
-        answer,
-    )
+    return read_choices(response, _text_of)
 
 
-def _read_stream(response: httpx.Response) -> Heard:
-    events = [parse_event(line) for line in response.iter_lines() if line.startswith("data:")]
-    assert events.pop() == "[DONE]"
-    choices = [choice for event in events for choice in event["choices"]]
-    texts = [""] * (1 + max(choice["index"] for choice in choices))
-    for choice in choices:
-        texts[choice["index"]] += choice["text"]
-    num_tokens = events[-1]["usage"]["completion_tokens"] if events[-1].get("usage") else None
-    reasons = [c["finish_reason"] for c in choices if c["finish_reason"] and c["index"] == 0]
-    return Heard(tuple(texts), num_tokens, reasons == ["length"], events)
+def _text_of(choice: dict[str, Any]) -> str:
+    text: str = choice["text"]
+    return text
 
 
 def reports_logprobs(subject: Subject, name: str) -> None:

@@ -173,8 +173,8 @@ ChatMessages = Annotated[list[ChatMessageBody], Field(max_length=MAX_MESSAGES), 
 class ChatBody(AnswerBody):
     """The body of a chat; a last turn of the assistant's is continued by the answer.
 
-    Without messages it only asks whether the model is loaded. Unless `truncate` is false, the
-    oldest turns behind the system's are dropped where the window is too small for all.
+    Without messages it only asks whether the model is loaded. With `truncate` the oldest turns
+    behind the system's are dropped where the window is too small for all; without, that is 400.
     """
 
     messages: ChatMessages = Field(default_factory=list)
@@ -264,7 +264,7 @@ def chat_request(body: ChatBody, request_id: str) -> GenerationRequest:
         request_id,
         messages=tuple(Message(turn.role, turn.content) for turn in turns),
         continue_final_message=bool(turns) and turns[-1].role == "assistant",
-        num_fixed_messages=None if body.truncate is False else num_system,
+        num_fixed_messages=num_system if body.truncate else None,
     )
 
 

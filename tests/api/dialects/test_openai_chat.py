@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import openai
@@ -23,14 +22,8 @@ NEUTRAL_VALUES = {
 
 
 @pytest.fixture(scope="module")
-def client(mock_server: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{mock_server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as client:
-        yield client
+def client(strict_openai: openai.OpenAI) -> openai.OpenAI:
+    return strict_openai
 
 
 def ask(client: openai.OpenAI, content: str, **kwargs: Any) -> Any:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+from tests.live_server import url_when_ready
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -45,24 +43,7 @@ def serving(home: Path) -> Iterator[str]:
             stderr=log_file,
         )
     try:
-        yield _url_when_ready(server, log)
+        yield url_when_ready(server, log, START_PATIENCE_S)
     finally:
         server.terminate()
         server.wait()
-
-
-def _url_when_ready(server: subprocess.Popen[bytes], log: Path) -> str:
-    deadline = time.monotonic() + START_PATIENCE_S
-    while time.monotonic() < deadline and server.poll() is None:
-        time.sleep(0.1)
-        listening = re.search(r"listening on (http://\S+)", log.read_text())
-        if listening and _is_ready(listening[1]):
-            return listening[1]
-    raise RuntimeError(f"palma serve did not become ready:\n{log.read_text()}")
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.TransportError:
-        return False

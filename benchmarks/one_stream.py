@@ -85,11 +85,12 @@ def time_http(client: httpx.Client, model_id: str, num_tokens: int) -> tuple[flo
 
 def measure(name: str, model_path: Path | None, num_tokens: int, num_pairs: int) -> str:
     """Return a row of the table: name, tokens, both rates, and the ratio with its spread."""
+    from palma.core.types import ChatPrompt
     from palma.serving.prompt import encode_chat
 
     settings = Settings(device="cpu", model_id=str(model_path) if model_path else None)
     loaded = load_model(resolve_spec(settings), settings)
-    prompt = encode_chat(loaded.tokenizer, (_user_message(),), loaded.max_model_len)
+    prompt = encode_chat(loaded.tokenizer, ChatPrompt((_user_message(),)), loaded.max_model_len)
     direct, served, ratios = [], [], []
     with palma_serve(settings.model_id) as url, httpx.Client(base_url=url, timeout=600) as client:
         for pair in range(num_pairs + 1):

@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
 from palma.core.config import Settings
-from palma.core.types import Message, Tokenizer
+from palma.core.types import ChatPrompt, Tokenizer
 from palma.engine.base import Engine, EngineRequest, EngineStats, Sink, TokenDelta
 from palma.engine.mock import MockEngine, MockTokenizer
 
@@ -133,12 +133,10 @@ class FailingTokenizer(MockTokenizer):
     def __init__(self, errors: dict[tuple[str, str], Exception]) -> None:
         self._errors = errors
 
-    def render_chat(
-        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
-    ) -> str:
+    def render_chat(self, chat: ChatPrompt) -> str:
         """Render, or raise."""
-        self._maybe_raise("render_chat", " ".join(message.content for message in messages))
-        return super().render_chat(messages, continue_final_message=continue_final_message)
+        self._maybe_raise("render_chat", " ".join(message.content for message in chat.messages))
+        return super().render_chat(chat)
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
         """Encode, or raise."""

@@ -10,18 +10,116 @@ from typing import Literal, Protocol
 
 from palma.core.errors import InvalidRequest
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
+AnswerEnd = Literal["stop", "length", "tool_calls"]
+"""How an answer ends when nothing goes wrong: with `tool_calls` it waits for their results."""
 
 MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A function of the client's that a model may call.
+
+    Attributes:
+        name: 1 to 64 letters, digits, underscores and hyphens.
+        description: What it does, for the model to read.
+        parameters: The JSON schema of its arguments, an object's, as JSON text.
+    """
+
+    name: str
+    description: str = ""
+    parameters: str = '{"type":"object","properties":{}}'
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call that a model made.
+
+    Attributes:
+        call_id: What its result refers to.
+        name: Of the tool.
+        arguments: A JSON object, as text.
+    """
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation, as plain text."""
+    """One turn of a conversation.
+
+    Attributes:
+        role: Whose turn it is; `tool` brings the result of a call.
+        content: Its text.
+        tool_calls: The calls that an assistant's turn ends with.
+        tool_call_id: The call whose result a tool's turn brings.
+        reasoning: What the assistant thought before it answered.
+    """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    reasoning: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """What a chat template renders.
+
+    Attributes:
+        messages: The conversation, at least one message.
+        tools: What the model is told that it may call.
+        continue_final_message: See `GenerationRequest`.
+        enable_thinking: Asks a model that can do both to think before it answers, or not to; None
+            leaves it to its template.
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    continue_final_message: bool = False
+    enable_thinking: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """Which tools an answer may call.
+
+    Attributes:
+        tools: All of them, at least one; names differ.
+        choice: `none` calls nothing, `auto` leaves it to the model, `required` calls at least one.
+        name: With `required`: the one to call.
+        parallel: Whether one answer may make several calls.
+        param: The request field that names the tools.
+    """
+
+    tools: tuple[Tool, ...]
+    choice: Literal["none", "auto", "required"] = "auto"
+    name: str | None = None
+    parallel: bool = True
+    param: str = "tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """How a model thinks before it answers.
+
+    Attributes:
+        enabled: See `ChatPrompt.enable_thinking`.
+        budget: Most tokens of thinking; the answer then begins. None is no bound but max_tokens.
+        template: An XML text with `{placeholders}` to be filled first, as gallama has it; empty
+            for none.
+        param: The request field that bounds or guides it.
+    """
+
+    enabled: bool | None = None
+    budget: int | None = None
+    template: str = ""
+    param: str = "thinking_template"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +229,15 @@ def _words(low: float, high: float) -> str:
 
 
 ConstraintKind = Literal[
-    "json_object", "json_schema", "grammar", "regex", "choice", "regex_prefix", "prefix_strings"
+    "json_object",
+    "json_schema",
+    "grammar",
+    "regex",
+    "choice",
+    "regex_prefix",
+    "prefix_strings",
+    "tools",
+    "thinking",
 ]
 
 MAX_CONSTRAINT_CHARS = 256 * 1024
@@ -145,7 +251,8 @@ class Constraint:
     Attributes:
         kind: `regex_prefix` and `prefix_strings` bind the answer's beginning, the others all of it.
         text: A JSON schema; a Lark grammar; a regular expression; or a JSON list of strings, one
-            of which it must be or begin with. Empty for `json_object`.
+            of which it must be or begin with. Empty for `json_object`. What serving makes of tools
+            and of a thinking template.
         param: The request field that asked for it.
 
     Raises:
@@ -185,6 +292,8 @@ class GenerationRequest:
             being a turn of its own; that message is the assistant's.
         stop: Strings that end the answer and do not appear in it.
         constraints: Forms that the answer must have, all of them at once.
+        tool_use: What the answer may call; None for nothing.
+        thinking: How the model thinks before it answers.
         max_tokens_is_default: True when the client did not name `max_tokens`: the bound then
             shrinks to what the window holds instead of being refused.
         max_model_len: A window smaller than the model's; None means the model's.
@@ -204,6 +313,8 @@ class GenerationRequest:
     sampling_params: SamplingParams = field(default_factory=SamplingParams)
     stop: tuple[str, ...] = ()
     constraints: tuple[Constraint, ...] = ()
+    tool_use: ToolUse | None = None
+    thinking: Thinking = field(default_factory=Thinking)
     max_tokens_is_default: bool = False
     max_model_len: int | None = None
     num_fixed_messages: int | None = None
@@ -212,11 +323,15 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Measured token counts of one request; the end token counts as a completion token."""
+    """Measured token counts of one request; the end token counts as a completion token.
+
+    The reasoning tokens are among the completion tokens.
+    """
 
     num_prompt_tokens: int
     num_completion_tokens: int
     num_cached_tokens: int = 0
+    num_reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,20 +368,40 @@ class ScoredToken:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call on its way to the client.
+
+    Attributes:
+        index: Which of the answer's calls, from 0.
+        call_id: Its id, in its first piece.
+        name: The tool's whole name, in its first piece.
+        arguments: What has been added to the JSON text of the arguments.
+    """
+
+    index: int
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TextChunk:
     """A piece of the answer on its way to the client: whole UTF-8 characters.
 
     The last chunk of an answer, and only that one, has a finish_reason and the usage, and the stop
     string or the spelling of the stop token that ended it. The scored tokens, if asked for, are
-    those whose text begins in this piece.
+    those whose text begins in this piece. In the order in which they came, a chunk's reasoning is
+    before its text, and its text before its calls.
     """
 
     text: str
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: AnswerEnd | None = None
     usage: Usage | None = None
     scored_tokens: tuple[ScoredToken, ...] = ()
     stop_string: str | None = None
     stop_token: str | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +451,8 @@ class Tokenizer(Protocol):
     special_tokens: tuple[str, ...]
     """Strings that `encode` turns into control tokens when `parse_special` is set."""
 
-    has_chat_template: bool
-    """Whether `render_chat` follows a template of the model's own."""
+    chat_template: str
+    """The model's own, in Jinja; empty where it has none."""
 
     max_token_chars: int
     """Length of the longest token in characters: a bound on what one token can stand for."""
@@ -340,10 +475,10 @@ class Tokenizer(Protocol):
     def decode_prompt(self, token_ids: list[int]) -> str:
         """Return the text of the ids, control tokens spelled as `encode_prompt` takes them."""
 
-    def render_chat(
-        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
-    ) -> str:
+    def render_chat(self, chat: ChatPrompt) -> str:
         """Return the prompt text that asks for the next assistant turn, or for the last one's rest.
+
+        Tools, calls and results go into it as far as the template knows them.
 
         Raises:
             ChatTemplateRejected: The template does not accept these messages, or cannot leave the

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 
 from palma.core.errors import EngineFailure
-from palma.core.types import FinishReason, Message
+from palma.core.types import ChatPrompt, FinishReason
 from palma.engine.base import (
     EngineInfo,
     EngineRequest,
@@ -40,7 +40,7 @@ class MockTokenizer:
     """A token a byte, one control token, and a token for each number with a space behind it."""
 
     special_tokens: tuple[str, ...] = (END_TOKEN,)
-    has_chat_template = True
+    chat_template = "{role}: {content}"
     max_token_chars = len(END_TOKEN)
 
     def encode(self, text: str, *, parse_special: bool) -> list[int]:
@@ -81,13 +81,11 @@ class MockTokenizer:
         """Return the text of the ids, control tokens spelled out."""
         return b"".join(map(self.token_bytes, token_ids)).decode(errors="replace")
 
-    def render_chat(
-        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
-    ) -> str:
+    def render_chat(self, chat: ChatPrompt) -> str:
         """Return each turn as `role: content` and the end token."""
-        turns = [f"{message.role}: {message.content}{END_TOKEN}" for message in messages]
+        turns = [f"{message.role}: {message.content}{END_TOKEN}" for message in chat.messages]
         text = "".join(turns)
-        return text.removesuffix(END_TOKEN) if continue_final_message else text + "assistant: "
+        return text.removesuffix(END_TOKEN) if chat.continue_final_message else text + "assistant: "
 
 
 class MockEngine:

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from palma.core.errors import ChatTemplateRejected
-from palma.core.types import Message
+from palma.core.types import ChatPrompt, Message, Tool
 from palma.models.token_bytes import TokenBytes
 from palma.models.token_length import UNBOUNDED, max_token_chars
 
@@ -34,7 +34,7 @@ class HFTokenizer:
 
     Attributes:
         special_tokens: See `palma.core.types.Tokenizer`.
-        has_chat_template: The same.
+        chat_template: The same.
         max_token_chars: The same; `sys.maxsize` where a token can swallow any amount of text.
     """
 
@@ -43,7 +43,7 @@ class HFTokenizer:
         self._lock = threading.Lock()
         definition = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         self._backends = None if definition is None else _frozen_backends(definition)
-        self.has_chat_template: bool = _has_chat_template(tokenizer)
+        self.chat_template: str = _chat_template(tokenizer)
         added = tokenizer.added_tokens_decoder.values()
         self.special_tokens: tuple[str, ...] = tuple(t.content for t in added if t.special)
         self._token_bytes = TokenBytes(tokenizer, definition)
@@ -97,28 +97,28 @@ class HFTokenizer:
             )
         return cast("str", text)
 
-    def render_chat(
-        self, messages: tuple[Message, ...], *, continue_final_message: bool = False
-    ) -> str:
+    def render_chat(self, chat: ChatPrompt) -> str:
         """Return the prompt text that asks for the next assistant turn, or for the last one's rest.
 
         Raises:
             ChatTemplateRejected: The template does not accept these messages, or cannot leave the
                 last one open.
         """
-        if not self.has_chat_template:
-            return _plain_chat(messages, continue_final_message)
+        if not self.chat_template:
+            return _plain_chat(chat)
         from jinja2 import TemplateError
 
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        is_open = chat.continue_final_message
         try:
             return cast(
                 "str",
                 self._tokenizer.apply_chat_template(
-                    turns,
+                    [_turn(message) for message in chat.messages],
+                    tools=[_function(tool) for tool in chat.tools] or None,
                     tokenize=False,
-                    add_generation_prompt=not continue_final_message,
-                    continue_final_message=continue_final_message,
+                    add_generation_prompt=not is_open,
+                    continue_final_message=is_open,
+                    **_template_options(chat),
                 ),
             )
         except TemplateError as error:
@@ -126,7 +126,7 @@ class HFTokenizer:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Jinja lets the errors of the template's own expressions through as they are.
             cannot_continue = "it cannot leave the last message open; end with the user's"
-            raise _rejected(cannot_continue if continue_final_message else str(error)) from None
+            raise _rejected(cannot_continue if is_open else str(error)) from None
 
 
 def encode_unlocked(
@@ -158,15 +158,47 @@ def _frozen_backends(definition: str) -> dict[bool, Backend]:
     return backends
 
 
-def _has_chat_template(tokenizer: Any) -> bool:
+def _chat_template(tokenizer: Any) -> str:
     try:
-        tokenizer.get_chat_template()
+        return cast("str", tokenizer.get_chat_template())
     except ValueError:  # there is none, or several and none by default
         logger.warning("The model has no chat template: chats become plain `User: ...` lines")
-        return False
-    return True
+        return ""
 
 
-def _plain_chat(messages: tuple[Message, ...], continue_final_message: bool) -> str:
-    lines = [f"{message.role.capitalize()}: {message.content}" for message in messages]
-    return "\n".join(lines if continue_final_message else [*lines, "Assistant:"])
+def _plain_chat(chat: ChatPrompt) -> str:
+    lines = [f"{message.role.capitalize()}: {message.content}" for message in chat.messages]
+    return "\n".join(lines if chat.continue_final_message else [*lines, "Assistant:"])
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """Return a message as chat templates know it: Transformers' own form of calls and results."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "id": call.call_id,
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    """Return a tool as chat templates know it: OpenAI's form."""
+    function = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": json.loads(tool.parameters),
+    }
+    return {"type": "function", "function": function}
+
+
+def _template_options(chat: ChatPrompt) -> dict[str, bool]:
+    return {} if chat.enable_thinking is None else {"enable_thinking": chat.enable_thinking}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from palma.core.errors import EngineFailure, PalmaError, RequestCancelled
 from palma.core.types import TextChunk, Tokenizer, Usage
 from palma.engine.base import TokenDelta
 from palma.serving.detokenizer import Detokenizer
+from palma.serving.reading import AnswerReader, Pieces, PlainReader
 from palma.serving.scored_tokens import ScoredTokens
 from palma.serving.stop_strings import StopMatcher
 
@@ -29,6 +31,8 @@ class AnswerPlan:
         stop: Strings that end the answer.
         stop_token_ids: Tokens that end it; they are no text.
         interval_s: Least time between two chunks.
+        reader: Takes the text apart; this answer's own.
+        marks: Control tokens that the reader looks for: they are text to it.
     """
 
     tokenizer: Tokenizer
@@ -39,6 +43,8 @@ class AnswerPlan:
     stop: tuple[str, ...]
     stop_token_ids: frozenset[int]
     interval_s: float
+    reader: AnswerReader = field(default_factory=PlainReader)
+    marks: frozenset[int] = frozenset()
 
 
 class AnswerBuilder:
@@ -61,13 +67,17 @@ class AnswerBuilder:
         cancel: Callable[[], None],
     ) -> None:
         self._plan = plan
-        self._detokenizer = Detokenizer(plan.tokenizer.decode)
+        self._detokenizer = Detokenizer(marked_decoder(plan.tokenizer, plan.marks))
         self._stop_matcher = StopMatcher(plan.stop)
         self._scored = ScoredTokens(plan.tokenizer)
         self._num_completion_tokens = 0
         self._num_cached_tokens = 0
+        self._num_reasoning_tokens = 0
         self._token_ids: list[int] = []  # not yet text
-        self._text = plan.echo  # not yet said
+        self._pieces = Pieces(text=plan.echo)  # not yet said
+        self._has_calls = False
+        self._takes_apart = not isinstance(plan.reader, PlainReader)
+        self._reads_each_token = self._takes_apart or bool(plan.stop)
         self._num_chars = len(plan.echo)  # detokenized so far
         self._num_said = 0
         self._emitted_at = -math.inf
@@ -100,36 +110,47 @@ class AnswerBuilder:
                 self._token_ids.append(token_id)
         now = time.monotonic()
         is_due = now - self._emitted_at >= self._plan.interval_s
-        if not (is_due or self._plan.stop or delta.logprobs):
+        if not (is_due or self._reads_each_token or delta.logprobs):
             return
         for report in delta.logprobs:
             is_end_token = report.token_id in self._plan.stop_token_ids
             if self._plan.scores_end_token or not is_end_token:
                 self._scored.add(self._num_chars, report)
-        self._text += self._stop_matcher.push(self._detokenize())
+        pieces = self._plan.reader.push(self._detokenize())
+        if pieces.reasoning and not pieces.text:
+            self._num_reasoning_tokens += len(delta.token_ids)
+        self._take_pieces(pieces)
         if self._stop_matcher.matched:
             self._ended = True
             self._emit_last("stop")
             self._cancel()
-        elif is_due and self._text:
+        elif is_due and self._pieces != Pieces():
             self._emitted_at = now
-            self._emit_text()
+            self._emit_pieces()
 
     def _end(self, delta: TokenDelta) -> None:
         text = self._detokenize()
         if delta.finish_reason == "stop" or delta.finish_reason == "length":
-            self._text += self._stop_matcher.push(text + self._detokenizer.flush())
+            reader = self._plan.reader
+            self._take_pieces(reader.push(text + self._detokenizer.flush()) + reader.flush())
             if not self._stop_matcher.matched:
-                self._text += self._stop_matcher.flush()
+                self._pieces += Pieces(text=self._stop_matcher.flush())
             self._emit_last("stop" if self._stop_matcher.matched else delta.finish_reason)
         elif delta.finish_reason == "cancelled":
             self._fail(RequestCancelled("the request was cancelled"))
         else:
-            self._text += self._stop_matcher.push(text)
-            if self._text:
-                self._emit_text()
+            self._take_pieces(self._plan.reader.push(text))
+            if self._pieces != Pieces():
+                self._emit_pieces()
             self._fail(delta.error or EngineFailure("the engine failed on this request"))
         self._ended = True
+
+    def _take_pieces(self, pieces: Pieces) -> None:
+        """Keep what may leave; stop strings end the content, and are no matter elsewhere."""
+        text = self._stop_matcher.push(pieces.text) if pieces.text else ""
+        tool_calls = () if self._stop_matcher.matched else pieces.tool_calls
+        self._has_calls = self._has_calls or bool(tool_calls)
+        self._pieces += Pieces(pieces.reasoning, text, tool_calls)
 
     def _detokenize(self) -> str:
         """Return the text of the waiting tokens; if that fails, they are not tried again."""
@@ -138,18 +159,41 @@ class AnswerBuilder:
         self._num_chars += len(text)
         return text
 
-    def _emit_text(self) -> None:
-        self._num_said += len(self._text)
-        scored = self._scored.take_before(self._num_said)
-        self._emit(TextChunk(self._text, scored_tokens=scored))
-        self._text = ""
+    def _emit_pieces(self) -> None:
+        scored = self._scored.take_before(self._count_said())
+        pieces, self._pieces = self._pieces, Pieces()
+        chunk = TextChunk(
+            pieces.text,
+            scored_tokens=scored,
+            reasoning=pieces.reasoning,
+            tool_calls=pieces.tool_calls,
+        )
+        self._emit(chunk)
 
     def _emit_last(self, finish_reason: Literal["stop", "length"]) -> None:
-        self._num_said += len(self._text)
+        num_said = self._count_said()
         stop = self._stop_matcher.matched
-        scored = self._scored.take_before(self._num_said) if stop else self._scored.take_all()
-        token = None if stop else self._stop_token()
-        self._emit(TextChunk(self._text, finish_reason, self._usage(), scored, stop, token))
+        scored = self._scored.take_before(num_said) if stop else self._scored.take_all()
+        is_call = self._has_calls and finish_reason == "stop" and not stop
+        chunk = TextChunk(
+            self._pieces.text,
+            "tool_calls" if is_call else finish_reason,
+            self._usage(),
+            scored,
+            stop,
+            None if stop else self._stop_token(),
+            self._pieces.reasoning,
+            self._pieces.tool_calls,
+        )
+        self._emit(chunk)
+
+    def _count_said(self) -> int:
+        """Return how many characters of the answer have left once the waiting pieces have.
+
+        The text of a reader's marks leaves nowhere, so there it is all that was read.
+        """
+        self._num_said += len(self._pieces.text)
+        return self._num_chars if self._takes_apart else self._num_said
 
     def _stop_token(self) -> str | None:
         if self._stop_token_id is None:
@@ -157,5 +201,24 @@ class AnswerBuilder:
         return self._plan.tokenizer.token_bytes(self._stop_token_id).decode(errors="replace")
 
     def _usage(self) -> Usage:
-        num_prompt_tokens = len(self._plan.prompt_token_ids)
-        return Usage(num_prompt_tokens, self._num_completion_tokens, self._num_cached_tokens)
+        return Usage(
+            len(self._plan.prompt_token_ids),
+            self._num_completion_tokens,
+            self._num_cached_tokens,
+            self._num_reasoning_tokens,
+        )
+
+
+def marked_decoder(tokenizer: Tokenizer, marks: frozenset[int]) -> Callable[[list[int]], str]:
+    """Return a `decode` that spells these control tokens out, and leaves the others out."""
+    if not marks:
+        return tokenizer.decode
+
+    def decode(token_ids: list[int]) -> str:
+        runs = itertools.groupby(token_ids, key=marks.__contains__)
+        return "".join(
+            (tokenizer.decode_prompt if is_mark else tokenizer.decode)(list(run))
+            for is_mark, run in runs
+        )
+
+    return decode

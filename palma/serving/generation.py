@@ -7,10 +7,17 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Literal
 
 from palma.core.errors import PalmaError, RequestCancelled
-from palma.core.types import GenerationRequest, ScoredToken, TextChunk, Usage
+from palma.core.types import (
+    AnswerEnd,
+    GenerationRequest,
+    ScoredToken,
+    TextChunk,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 from palma.engine.base import TokenDelta
 from palma.serving.instance import ServedModel
 
@@ -20,11 +27,60 @@ class Completion:
     """A whole answer, folded from its chunks."""
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: AnswerEnd
     usage: Usage
     scored_tokens: tuple[ScoredToken, ...] = ()
     stop_string: str | None = None
     stop_token: str | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class CompletionFold:
+    """Folds the chunks of an answer into the whole of it."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._scored: list[ScoredToken] = []
+        self._calls: list[_Call] = []
+
+    def push(self, chunk: TextChunk) -> None:
+        """Take the next chunk."""
+        self._texts.append(chunk.text)
+        self._reasoning.append(chunk.reasoning)
+        self._scored += chunk.scored_tokens
+        for delta in chunk.tool_calls:
+            if delta.index == len(self._calls):
+                self._calls.append(_Call(delta))
+            self._calls[delta.index].arguments.append(delta.arguments)
+
+    def completion(self, last: TextChunk) -> Completion:
+        """Return the whole, once the last chunk was pushed."""
+        assert last.finish_reason is not None
+        assert last.usage is not None
+        return Completion(
+            "".join(self._texts),
+            last.finish_reason,
+            last.usage,
+            tuple(self._scored),
+            last.stop_string,
+            last.stop_token,
+            "".join(self._reasoning),
+            tuple(call.whole() for call in self._calls),
+        )
+
+
+class _Call:
+    """A call while it is folded; its first piece brings the id and the name."""
+
+    def __init__(self, first: ToolCallDelta) -> None:
+        self.arguments: list[str] = []
+        self._first = first
+
+    def whole(self) -> ToolCall:
+        first = self._first
+        return ToolCall(first.call_id or "", first.name or "", "".join(self.arguments))
 
 
 class Generation:
@@ -92,21 +148,11 @@ class Generation:
 
     async def completion(self) -> Completion:
         """Wait for the end and return the whole answer."""
-        texts: list[str] = []
-        scored: list[ScoredToken] = []
+        fold = CompletionFold()
         async for chunk in self:
-            texts.append(chunk.text)
-            scored += chunk.scored_tokens
-            if chunk.finish_reason is not None and chunk.usage is not None:
-                text = "".join(texts)
-                return Completion(
-                    text,
-                    chunk.finish_reason,
-                    chunk.usage,
-                    tuple(scored),
-                    chunk.stop_string,
-                    chunk.stop_token,
-                )
+            fold.push(chunk)
+            if chunk.finish_reason is not None:
+                return fold.completion(chunk)
         raise AssertionError("a generation ends with a finish_reason or an error")
 
     def cancel(self) -> None:
@@ -131,7 +177,8 @@ class Generation:
         """Take a chunk from the engine."""
         if self.ended.is_set():
             return
-        if chunk.text and self.first_text_at is None:
+        has_news = chunk.text or chunk.reasoning or chunk.tool_calls
+        if has_news and self.first_text_at is None:
             self.first_text_at = time.monotonic()
         self._chunks.put_nowait(chunk)
         if chunk.finish_reason is not None:

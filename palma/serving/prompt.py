@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
+from collections.abc import Iterator
 
 from palma.core.errors import ContextLengthExceeded, InvalidRequest
-from palma.core.types import GenerationRequest, Message, SamplingParams, Tokenizer
+from palma.core.types import (
+    ChatPrompt,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    Tokenizer,
+    Tool,
+    ToolCall,
+)
 
 MAX_BIASED_TOKENS = 1024
 """They are added up anew for every token of the completion."""
 
 
-def encode_chat(
-    tokenizer: Tokenizer,
-    messages: tuple[Message, ...],
-    max_model_len: int,
-    *,
-    continue_final_message: bool = False,
-) -> list[int]:
+def encode_chat(tokenizer: Tokenizer, chat: ChatPrompt, max_model_len: int) -> list[int]:
     """Render the chat template and tokenize it; what users typed stays text.
 
     A user who spells a control token (`<|eot_id|>`) must not end a turn by it. Such spellings
-    are taken out of the contents before the template sees them, and put back as plain text
+    are taken out of the texts before the template sees them, and put back as plain text
     between the tokens of what surrounds them. Prompts without any are tokenized in one piece,
     exactly as `apply_chat_template` does.
 
@@ -30,11 +33,10 @@ def encode_chat(
         ChatTemplateRejected: The template does not accept the messages.
         ContextLengthExceeded: The text is too long for the window whatever its tokens are.
     """
-    num_chars = sum(len(message.content) for message in messages)
+    num_chars = sum(map(len, _texts(chat)))
     refuse_hopeless_length(num_chars, tokenizer.max_token_chars, max_model_len)
-    shield = _Shield(tokenizer.special_tokens, messages)
-    covered = tuple(shield.cover(message) for message in messages)
-    prompt = tokenizer.render_chat(covered, continue_final_message=continue_final_message)
+    shield = _Shield(tokenizer.special_tokens, chat)
+    prompt = tokenizer.render_chat(shield.cover(chat))
     token_ids: list[int] = []
     for piece, is_covered in shield.split(prompt):
         token_ids += tokenizer.encode(piece, parse_special=not is_covered)
@@ -133,29 +135,64 @@ def fit_to_window(
     return params
 
 
+def _texts(chat: ChatPrompt) -> Iterator[str]:
+    """Yield all that clients wrote."""
+    for message in chat.messages:
+        yield message.content
+        yield message.reasoning
+        for call in message.tool_calls:
+            yield call.name
+            yield call.arguments
+    for tool in chat.tools:
+        yield from (tool.name, tool.description, tool.parameters)
+
+
 class _Shield:
-    """Covers spellings of control tokens with marks that occur nowhere in the messages.
+    """Covers spellings of control tokens with marks that occur nowhere in the chat.
 
     The marks are random. To look for unused ones would take minutes in a message full of marks.
+    They are letters and digits, which no template escapes.
     """
 
-    def __init__(self, special_tokens: tuple[str, ...], messages: tuple[Message, ...]) -> None:
-        contents = [message.content for message in messages]
-        self._special = [
-            token for token in special_tokens if any(token in content for content in contents)
-        ]
+    def __init__(self, special_tokens: tuple[str, ...], chat: ChatPrompt) -> None:
+        texts = list(_texts(chat))
+        self._special = [token for token in special_tokens if any(token in text for text in texts)]
         self._special.sort(key=len, reverse=True)  # the longest first: one may begin another
         nonce = secrets.token_hex(16)  # nobody can write it into a message beforehand
         self._marks = {
-            token: f"\ue000{nonce}.{number}\ue001" for number, token in enumerate(self._special)
+            token: f"cover{nonce}x{number}x" for number, token in enumerate(self._special)
         }
 
-    def cover(self, message: Message) -> Message:
-        """Return the message with each spelling replaced by its mark."""
-        content = message.content
+    def cover(self, chat: ChatPrompt) -> ChatPrompt:
+        """Return the chat with each spelling replaced by its mark."""
+        if not self._marks:
+            return chat
+        return dataclasses.replace(
+            chat,
+            messages=tuple(map(self._message, chat.messages)),
+            tools=tuple(map(self._tool, chat.tools)),
+        )
+
+    def _message(self, message: Message) -> Message:
+        calls = tuple(
+            ToolCall(call.call_id, self._text(call.name), self._text(call.arguments))
+            for call in message.tool_calls
+        )
+        return dataclasses.replace(
+            message,
+            content=self._text(message.content),
+            reasoning=self._text(message.reasoning),
+            tool_calls=calls,
+        )
+
+    def _tool(self, tool: Tool) -> Tool:
+        texts = (tool.name, tool.description, tool.parameters)
+        return Tool(*map(self._text, texts))
+
+    def _text(self, text: str) -> str:
         for token, mark in self._marks.items():
-            content = content.replace(token, mark)
-        return Message(message.role, content)
+            text = text.replace(token, mark)
+        return text
 
     def split(self, prompt: str) -> list[tuple[str, bool]]:
         """Cut the prompt into pieces; True goes with a spelling that was covered."""

@@ -23,7 +23,7 @@ from palma.core.errors import (
     RequestCancelled,
 )
 from palma.core.telemetry import Telemetry
-from palma.core.types import GenerationRequest, Tokenizer
+from palma.core.types import ChatPrompt, GenerationRequest, Tokenizer
 from palma.engine.base import (
     Engine,
     EngineRequest,
@@ -130,7 +130,8 @@ class GenerationService:
         """
 
         def encode(engine: Engine) -> list[int]:
-            return _encode(request, engine.tokenizer, engine.info.max_model_len)
+            chat = chat_prompt(request)
+            return _encode(request, chat, engine.tokenizer, engine.info.max_model_len)
 
         return len(await self.with_engine(request.model, encode))
 
@@ -309,10 +310,12 @@ def _prepare(
     if generation.ended.is_set():
         raise RequestCancelled("the client left before its prompt was read")
     max_model_len = min(engine.info.max_model_len, request.max_model_len or sys.maxsize)
+    chat = chat_prompt(request)
     if request.num_fixed_messages is not None:
-        request = drop_oldest(request, engine.tokenizer, max_model_len)
-        generation.num_dropped_messages = len(generation.request.messages) - len(request.messages)
-    prompt_token_ids = _encode(request, engine.tokenizer, max_model_len)
+        whole = chat
+        chat = drop_oldest(request, whole, engine.tokenizer, max_model_len)
+        generation.num_dropped_messages = len(whole.messages) - len(chat.messages)
+    prompt_token_ids = _encode(request, chat, engine.tokenizer, max_model_len)
     params = fit_to_window(request, len(prompt_token_ids), max_model_len)
     params = settle_bias(params, engine.tokenizer)
     engine_request = EngineRequest(
@@ -327,17 +330,25 @@ def _prepare(
     return engine_request, _answer_plan(generation, engine_request, interval_s)
 
 
-def _encode(request: GenerationRequest, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
-    plain = None if tokenizer.has_chat_template else request.plain_prompt
+def chat_prompt(request: GenerationRequest) -> ChatPrompt:
+    """Return what the chat template is to render for a request."""
+    use = request.tool_use
+    return ChatPrompt(
+        request.messages,
+        use.tools if use is not None and use.choice != "none" else (),
+        request.continue_final_message,
+        request.thinking.enabled,
+    )
+
+
+def _encode(
+    request: GenerationRequest, chat: ChatPrompt, tokenizer: Tokenizer, max_model_len: int
+) -> list[int]:
+    plain = None if tokenizer.chat_template else request.plain_prompt
     prompt = plain if request.prompt is None else request.prompt
     if prompt is not None:
         return encode_raw(tokenizer, prompt, max_model_len)
-    return encode_chat(
-        tokenizer,
-        request.messages,
-        max_model_len,
-        continue_final_message=request.continue_final_message,
-    )
+    return encode_chat(tokenizer, chat, max_model_len)
 
 
 def _answer_plan(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from palma.core.types import Message
+from palma.core.types import ChatPrompt
 from palma.engine.base import Engine, check_vocabulary
 from palma.serving.prompt import encode_chat, refuse_hopeless_length
 
@@ -27,10 +27,9 @@ class Tokenized:
 
 def tokenize(
     engine: Engine,
-    prompt: str | tuple[Message, ...],
+    prompt: str | ChatPrompt,
     *,
     add_special_tokens: bool = True,
-    continue_final_message: bool = False,
 ) -> Tokenized:
     """Tokenize a raw text or a conversation as a request for an answer does.
 
@@ -38,7 +37,6 @@ def tokenize(
         engine: Its tokenizer is used.
         prompt: Control tokens that a raw text spells are parsed; those in messages are text.
         add_special_tokens: Whether a raw text gets what the model wants at its ends (as BOS).
-        continue_final_message: See `GenerationRequest`.
 
     Raises:
         ChatTemplateRejected: The template does not accept the messages.
@@ -46,9 +44,7 @@ def tokenize(
     """
     tokenizer, max_model_len = engine.tokenizer, engine.info.max_model_len
     if not isinstance(prompt, str):
-        token_ids = encode_chat(
-            tokenizer, prompt, max_model_len, continue_final_message=continue_final_message
-        )
+        token_ids = encode_chat(tokenizer, prompt, max_model_len)
     else:
         refuse_hopeless_length(len(prompt), tokenizer.max_token_chars, max_model_len, "prompt")
         if add_special_tokens:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from palma.core.errors import ChatTemplateRejected
-from palma.core.types import Message
+from palma.core.types import ChatPrompt, Message
 from palma.models.tokenizer import HFTokenizer
 
 TEXT = "say the word <|eos|> and <|eot_id|> twice: the the 😀"
@@ -95,14 +95,14 @@ def test_only_control_tokens_are_named_as_special(tokenizer: Any) -> None:
 
 
 def test_a_chat_is_rendered_by_the_models_template(tokenizer: Any) -> None:
-    rendered = HFTokenizer(tokenizer).render_chat((Message("user", "Hi"),))
+    rendered = HFTokenizer(tokenizer).render_chat(ChatPrompt((Message("user", "Hi"),)))
 
     assert rendered == "<|bos|>user: Hi<|eos|><|bos|>assistant:"
 
 
 def test_a_template_that_raises_rejects_the_messages_in_its_own_words(tokenizer: Any) -> None:
     with pytest.raises(ChatTemplateRejected) as caught:
-        HFTokenizer(tokenizer).render_chat((Message("system", "Be brief."),))
+        HFTokenizer(tokenizer).render_chat(ChatPrompt((Message("system", "Be brief."),)))
 
     assert caught.value.message == "The model's chat template refused: no system turn here"
     assert caught.value.param == "messages"
@@ -126,7 +126,7 @@ def test_every_error_of_a_template_rejects_the_messages_in_one_line(
     wrapped = with_template(tokenizer, template)
 
     with pytest.raises(ChatTemplateRejected) as caught:
-        wrapped.render_chat((Message("user", "Hi"),))
+        wrapped.render_chat(ChatPrompt((Message("user", "Hi"),)))
 
     assert words in caught.value.message
     assert "\n" not in caught.value.message
@@ -140,7 +140,7 @@ def test_a_model_without_a_default_template_gets_the_plain_one(
     wrapped = with_template(tokenizer, template)
     turns = (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Yes?"))
 
-    rendered = wrapped.render_chat((*turns, Message("user", "Why?")))
+    rendered = wrapped.render_chat(ChatPrompt((*turns, Message("user", "Why?"))))
 
     assert rendered == "System: Be brief.\nUser: Hi\nAssistant: Yes?\nUser: Why?\nAssistant:"
     assert caplog.text.count("no chat template") == 1
@@ -151,7 +151,7 @@ def test_the_last_message_can_be_left_open_for_the_answer_to_continue(tokenizer:
     trimming = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}<|eos|>{% endfor %}"
 
     def render(wrapped: HFTokenizer) -> str:
-        return wrapped.render_chat(turns, continue_final_message=True)
+        return wrapped.render_chat(ChatPrompt(turns, continue_final_message=True))
 
     own = render(HFTokenizer(tokenizer))
     assert own == "<|bos|>user: Hi<|eos|><|bos|>assistant: Why, "
@@ -164,7 +164,10 @@ def test_a_template_that_cannot_leave_the_last_message_open_says_so(tokenizer: A
 
     with pytest.raises(ChatTemplateRejected, match="cannot leave the last message open"):
         deaf.render_chat(
-            (Message("user", "Hi"), Message("assistant", "secret")), continue_final_message=True
+            ChatPrompt(
+                (Message("user", "Hi"), Message("assistant", "secret")),
+                continue_final_message=True,
+            )
         )
 
 

@@ -15,7 +15,7 @@ from palma.api.openai_shapes import ErrorAnswer, TextContent, join_text_parts
 from palma.api.operation import Dialect, Operation
 from palma.api.wire import json_response, parse_body, read_json
 from palma.core.errors import InvalidRequest, UnsupportedParameter
-from palma.core.types import Message
+from palma.core.types import ChatPrompt, Message
 from palma.serving.tokenization import detokenize, tokenize
 
 MAX_TOKEN_IDS = 2**20
@@ -129,11 +129,11 @@ async def tokenize_prompt(request: Request) -> Response:
     """POST /tokenize."""
     body = parse_tokenize(await read_json(request))
     messages = tuple(turn.to_message() for turn in body.messages or ())
+    chat = ChatPrompt(messages, continue_final_message=bool(body.continue_final_message))
     work = partial(
         tokenize,
-        prompt=messages if body.prompt is None else body.prompt,
+        prompt=chat if body.prompt is None else body.prompt,
         add_special_tokens=body.add_special_tokens is not False,
-        continue_final_message=bool(body.continue_final_message),
     )
     tokenized = await request.state.service.with_engine(body.model, work)
     answer: TokenizeAnswer = {

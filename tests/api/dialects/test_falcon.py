@@ -119,7 +119,7 @@ def untemplated_server() -> Iterator[LiveServer]:
 
     def load(settings: Settings, executor: Executor) -> Engine:
         engine = MockEngine(executor, settings.threads_max_workers)
-        engine.tokenizer.has_chat_template = False
+        engine.tokenizer.chat_template = ""
         return engine
 
     with running_server(load=load) as server:

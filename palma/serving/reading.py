@@ -1,0 +1,74 @@
+"""What an answer's text consists of: reasoning, content, and calls of tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from palma.core.types import ToolCallDelta
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """What some text of an answer turned out to be; its order is reasoning, text, calls."""
+
+    reasoning: str = ""
+    text: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+
+    def __add__(self, other: Pieces) -> Pieces:
+        """Return both, one after the other."""
+        return Pieces(
+            self.reasoning + other.reasoning,
+            self.text + other.text,
+            self.tool_calls + other.tool_calls,
+        )
+
+
+class AnswerReader(Protocol):
+    """Takes an answer apart while it is made; belongs to the engine's thread.
+
+    It takes linear time, and may hold back what could be the beginning of a mark.
+    """
+
+    def push(self, text: str) -> Pieces:
+        """Take the next text and return what is certain now."""
+
+    def flush(self) -> Pieces:
+        """Return what was held back: the answer has ended."""
+
+
+class PlainReader:
+    """Reads answers that are text and nothing else."""
+
+    def push(self, text: str) -> Pieces:
+        """Return the text."""
+        return Pieces(text=text)
+
+    def flush(self) -> Pieces:
+        """Return nothing: nothing is ever held back."""
+        return Pieces()
+
+
+class ReaderChain:
+    """Two readers: the second takes apart what the first takes for text.
+
+    Args:
+        first: Makes no calls.
+        second: Finds no reasoning.
+    """
+
+    def __init__(self, first: AnswerReader, second: AnswerReader) -> None:
+        self._first = first
+        self._second = second
+
+    def push(self, text: str) -> Pieces:
+        """Take the next text and return what is certain now."""
+        pieces = self._first.push(text)
+        return Pieces(pieces.reasoning) + self._second.push(pieces.text)
+
+    def flush(self) -> Pieces:
+        """Return what both held back."""
+        pieces = self._first.flush()
+        last = self._second.push(pieces.text) + self._second.flush()
+        return Pieces(pieces.reasoning) + last

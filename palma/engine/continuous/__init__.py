@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from palma.core.config import Settings
 from palma.core.errors import SettingsError
+from palma.engine.continuous.cpu_kernel import find_kernel
+from palma.engine.continuous.cpu_kernel.decoder import is_known
 from palma.engine.continuous.engine import ContinuousEngine
 from palma.engine.continuous.packed_linear import pack_linears
 from palma.engine.continuous.self_check import UnsupportedModel, check_model
@@ -40,8 +42,16 @@ def create_continuous_engine(
     """
     bytes_per_block = check_model(loaded.model).bytes_per_token * BLOCK_SIZE
     is_on_cpu = loaded.choice.device == "cpu"
+    kernel = find_kernel() if is_on_cpu and settings.cpu_kernel else None
     if is_on_cpu:
-        logger.info(pack_linears(loaded.model, settings.weights, join_siblings=True).summary)
+        report = pack_linears(
+            loaded.model,
+            settings.weights,
+            join_siblings=True,
+            kernel=kernel,
+            keeps_small=kernel is None or not is_known(loaded.model),
+        )
+        logger.info(report.summary)
     blocks_per_window = -(-loaded.max_model_len // BLOCK_SIZE)
     num_wanted = settings.threads_max_workers * blocks_per_window
     kind = loaded.choice.device.partition(":")[0]
@@ -63,5 +73,7 @@ def create_continuous_engine(
         settings.threads_max_workers,
         num_blocks=num_blocks,
         block_size=BLOCK_SIZE,
-        build_kernel=is_on_cpu and settings.cpu_kernel,
+        kernel=kernel,
+        builds_kernel=is_on_cpu and settings.cpu_kernel and kernel is None,
+        weights=settings.weights,
     )

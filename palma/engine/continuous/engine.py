@@ -30,10 +30,12 @@ from palma.engine.base import (
     check_request,
     stop_token_ids,
 )
+from palma.engine.continuous.adoption import KernelAdoption
 from palma.engine.continuous.block_pool import BlockPool
-from palma.engine.continuous.cpu_kernel import KernelBuild
+from palma.engine.continuous.cpu_kernel import DecodeKernel, KernelBuild
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
+from palma.engine.continuous.packed_linear import WeightFormat
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
 from palma.engine.mean_states import MeanStates
@@ -54,7 +56,9 @@ class ContinuousEngine:
         max_running: Most sequences that compute at once.
         num_blocks: Size of the KV cache, in blocks for each layer.
         block_size: Tokens a block holds.
-        build_kernel: Whether to decode with a C++ kernel as soon as one is built or found.
+        kernel: Computes decode steps; the linear layers are packed for it.
+        builds_kernel: Whether to build one meanwhile, and to take it into use.
+        weights: The format that the linear layers were packed in.
         max_prefill_tokens: Most prompt tokens of a step; while others decode it is mostly less.
     """
 
@@ -66,7 +70,9 @@ class ContinuousEngine:
         *,
         num_blocks: int,
         block_size: int = 16,
-        build_kernel: bool = False,
+        kernel: DecodeKernel | None = None,
+        builds_kernel: bool = False,
+        weights: WeightFormat = "as_loaded",
         max_prefill_tokens: int = 512,
     ) -> None:
         self.info = EngineInfo(
@@ -82,19 +88,24 @@ class ContinuousEngine:
         )
         self.tokenizer = loaded.tokenizer
         self._runner = Runner(loaded.model, KVCache(num_blocks, block_size))
-        self._kernel_build = KernelBuild(self._runner.use_kernel, is_enabled=build_kernel)
         self._scheduler = Scheduler(BlockPool(num_blocks, block_size), max_running)
         self._pacer = PrefillPacer(max_prefill_tokens)
         self._device = loaded.model.device
         self._num_threads = loaded.choice.num_threads
         self._samplers: dict[Sequence, Sampler] = {}
         self._states: dict[Sequence, MeanStates] = {}
-        self._lock = threading.Lock()  # guards what other threads touch: the next four
+        self._lock = threading.Lock()  # guards what other threads touch: the next five
         self._wake = threading.Condition(self._lock)
         self._submitted: deque[tuple[EngineRequest, Sink]] = deque()
         self._cancelled: set[str] = set()
         self._ids: set[str] = set()
         self._is_closing = False
+        self._kernel: DecodeKernel | None = None
+        self._adoption: KernelAdoption | None = None
+        self._model, self._weights = loaded.model, weights
+        if kernel is not None:
+            KernelAdoption(loaded.model, self._runner, kernel, weights).finish()
+        self._kernel_build = KernelBuild(self._note_kernel, is_enabled=builds_kernel)
         self._sequences: dict[str, Sequence] = {}
         self._last_step = time.monotonic()
         self._loop = executor.submit(self._run)
@@ -134,8 +145,16 @@ class ContinuousEngine:
         self._kernel_build.close()
         self._runner.close()
 
+    def _note_kernel(self, kernel: DecodeKernel) -> None:
+        """Have a kernel taken into use; called by the thread that built it."""
+        with self._wake:
+            self._kernel = kernel
+            self._wake.notify()
+
     def step(self) -> None:
         """Advance the scheduled sequences by one forward pass of each kind."""
+        if self._adoption is not None and not self._adoption.advance():
+            self._adoption = None
         anybody_decodes = any(s.is_decoding for s in self._scheduler.running)
         batch = self._scheduler.schedule(self._pacer.budget(anybody_decodes=anybody_decodes))
         if batch.decodes:
@@ -160,14 +179,17 @@ class ContinuousEngine:
     def _take_news(self) -> bool:
         """Take what other threads asked for, waiting while there is nothing to do."""
         with self._wake:
-            while not (self._submitted or self._cancelled or self._is_closing):
-                if self._scheduler.has_work:
+            while not (self._submitted or self._cancelled or self._is_closing or self._kernel):
+                if self._scheduler.has_work or self._adoption is not None:
                     break
                 self._wake.wait()
             submitted, cancelled = list(self._submitted), set(self._cancelled)
             self._submitted.clear()
             self._cancelled.clear()
             is_closing = self._is_closing
+            kernel, self._kernel = self._kernel, None
+        if kernel is not None:
+            self._adoption = KernelAdoption(self._model, self._runner, kernel, self._weights)
         for request, sink in submitted:
             self._sequences[request.request_id] = self._scheduler.add(request, sink)
         for request_id in cancelled & self._sequences.keys():

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from palma.core.errors import SettingsError
+from palma.engine.continuous.cpu_kernel import DecodeKernel, PanelLinear
 from palma.engine.continuous.packed_modules import (
     MAX_INT8_IN_FEATURES,
     Int8Linear,
@@ -28,7 +29,7 @@ from palma.engine.continuous.sibling_linears import (
 from palma.models.cpu_features import CpuFeatures, detect_cpu_features
 
 WeightFormat = Literal["as_loaded", "int8"]
-PackedModule = OneDnnLinear | Int8Linear
+PackedModule = OneDnnLinear | Int8Linear | PanelLinear
 Place = tuple[torch.nn.Module, str]
 """A parent, and the name under which it holds the layer."""
 
@@ -85,8 +86,43 @@ class PackReport:
         return "; ".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How layers are packed on this computer.
+
+    Attributes:
+        found: What its processor does well.
+        kernel: Multiplies where it can.
+        keeps_small: See `pack_linears`.
+    """
+
+    found: CpuFeatures
+    kernel: DecodeKernel | None
+    keeps_small: bool = True
+
+    def pack(self, linear: torch.nn.Linear, *, quantize: bool) -> PackedModule:
+        """Return a packed copy of a layer."""
+        dtype = torch.int8 if quantize else linear.weight.dtype
+        if self.kernel is not None and dtype in self.kernel.linear_dtypes:
+            return PanelLinear(linear, self.kernel, quantize=quantize)
+        if quantize:
+            return Int8Linear(linear, num_levels=127 if self.found.has_exact_int8 else 63)
+        return OneDnnLinear(linear)
+
+    def leaves(self, linears: list[torch.nn.Linear]) -> bool:
+        """Whether these layers, computed as one, are too small in float32 to be packed."""
+        is_float32 = linears[0].weight.dtype == torch.float32
+        num_weights = sum(linear.weight.numel() for linear in linears)
+        return self.keeps_small and is_float32 and num_weights < MIN_FLOAT32_WEIGHTS
+
+
 def pack_linears(
-    model: torch.nn.Module, weights: WeightFormat, *, join_siblings: bool = False
+    model: torch.nn.Module,
+    weights: WeightFormat,
+    *,
+    join_siblings: bool = False,
+    kernel: DecodeKernel | None = None,
+    keeps_small: bool = True,
 ) -> PackReport:
     """Replace the `nn.Linear` modules of a model on the CPU, one by one, for good.
 
@@ -100,11 +136,14 @@ def pack_linears(
         weights: "as_loaded" keeps the precision, "int8" quantizes weights and activations.
         join_siblings: Whether layers that read the same input are computed as one; then the
             model may be used by one thread only.
+        kernel: Multiplies, where it can, in place of oneDNN and FBGEMM.
+        keeps_small: Whether small layers in float32 stay plain: each by itself is faster so.
 
     Raises:
         SettingsError: int8 was asked for, and this processor has no kernel for it.
     """
     found = detect_cpu_features()
+    packing = Packing(found, kernel, keeps_small=keeps_small)
     if weights == "int8" and not found.has_int8_linears:
         raise SettingsError("WEIGHTS=int8: on the CPU it needs an x86 processor with AVX2")
     started = time.monotonic()
@@ -116,9 +155,9 @@ def pack_linears(
     if join_siblings:
         for parent, names in _siblings(model, found):
             linears = [_layer_at((parent, name)) for name in names]
-            if weights != "int8" and _is_faster_plain(linears):
+            if weights != "int8" and packing.leaves(linears):
                 continue
-            packed.append(_join(parent, names, found, quantize=weights == "int8"))
+            packed.append(_join(parent, names, packing, quantize=weights == "int8"))
             num_joined += len(names) - 1
     for layer_id, places in _linear_places(model).items():
         reason = _reason_to_leave(places, found)
@@ -126,14 +165,14 @@ def pack_linears(
             left[reason] += 1
             continue
         quantize = weights == "int8" and layer_id != output_layer_id
-        if not quantize and _is_faster_plain([_layer_at(places[0])]):
+        if not quantize and packing.leaves([_layer_at(places[0])]):
             left["small, in float32"] += 1
             continue
-        packed.append(_replace(places, found, quantize=quantize))
+        packed.append(_replace(places, packing, quantize=quantize))
     return PackReport(
         num_packed=len(packed) + num_joined,
         num_joined=num_joined,
-        num_int8=sum(isinstance(module, Int8Linear) for module in packed),
+        num_int8=sum(_is_int8(module) for module in packed),
         num_left=left.total(),
         left=tuple(left.most_common()),
         bytes_before=bytes_before,
@@ -141,6 +180,17 @@ def pack_linears(
         expert_bytes=_fused_expert_bytes(model),
         duration_s=time.monotonic() - started,
     )
+
+
+def unpack_linears(model: torch.nn.Module) -> None:
+    """Put plain layers where packed ones stand, those of the kernel left alone."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if (
+                isinstance(child, SiblingLinear)
+                and not isinstance(child.shared.together, PanelLinear)
+            ) or isinstance(child, OneDnnLinear | Int8Linear):
+                parent._modules[name] = child.plain()
 
 
 def _linear_places(model: torch.nn.Module) -> dict[int, list[Place]]:
@@ -171,12 +221,12 @@ def _siblings(
 
 
 def _join(
-    parent: torch.nn.Module, names: tuple[str, ...], found: CpuFeatures, *, quantize: bool
+    parent: torch.nn.Module, names: tuple[str, ...], packing: Packing, *, quantize: bool
 ) -> PackedModule:
     """Pack layers of one parent as one, and hang a part of it where each of them hung."""
     linears = [_layer_at((parent, name)) for name in names]
     suits_int8 = quantize and all(_suits_int8(linear, set(names)) for linear in linears)
-    packed = _pack(stacked(linears), found, quantize=suits_int8)
+    packed = packing.pack(stacked(linears), quantize=suits_int8)
     shared = SharedInput(packed, [linear.out_features for linear in linears])
     for index, name in enumerate(names):
         part = SiblingLinear(shared, index, linears[index])
@@ -184,27 +234,19 @@ def _join(
     return packed
 
 
-def _pack(linear: torch.nn.Linear, found: CpuFeatures, *, quantize: bool) -> PackedModule:
-    if quantize:
-        return Int8Linear(linear, num_levels=127 if found.has_exact_int8 else 63)
-    return OneDnnLinear(linear)
-
-
-def _replace(places: list[Place], found: CpuFeatures, *, quantize: bool) -> PackedModule:
+def _replace(places: list[Place], packing: Packing, *, quantize: bool) -> PackedModule:
     """Pack one layer and hang it wherever the unpacked one hung."""
     linear = _layer_at(places[0])
     names = {name for _, name in places}
-    packed = _pack(linear, found, quantize=quantize and _suits_int8(linear, names))
+    packed = packing.pack(linear, quantize=quantize and _suits_int8(linear, names))
     packed.train(linear.training)
     for parent, name in places:
         parent._modules[name] = packed
     return packed
 
 
-def _is_faster_plain(linears: list[torch.nn.Linear]) -> bool:
-    """Whether these layers, computed as one, are too small in float32 for oneDNN to pay."""
-    is_float32 = linears[0].weight.dtype == torch.float32
-    return is_float32 and sum(x.weight.numel() for x in linears) < MIN_FLOAT32_WEIGHTS
+def _is_int8(module: PackedModule) -> bool:
+    return isinstance(module, Int8Linear) or (isinstance(module, PanelLinear) and module.is_int8)
 
 
 def _suits_int8(linear: torch.nn.Linear, names: set[str]) -> bool:

@@ -47,6 +47,10 @@ class OneDnnLinear(torch.nn.Module):
         dense: torch.Tensor = self._packed.to_dense(self._dtype)
         return dense
 
+    def plain(self) -> torch.nn.Linear:
+        """Return the layer unpacked."""
+        return plain_linear(self.weight, self.bias)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., out_features), in the layer's own dtype."""
         if x.numel() == 0:
@@ -92,8 +96,15 @@ class Int8Linear(torch.nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """(out_features, in_features): a dequantized copy, made anew each time."""
+        return self._dense().to(self._dtype)
+
+    def plain(self) -> torch.nn.Linear:
+        """Return the layer unpacked, in float32: to be quantized again without a loss."""
+        return plain_linear(self._dense(), self.bias)
+
+    def _dense(self) -> torch.Tensor:
         quantized, _ = torch.ops.quantized.linear_unpack(self._packed)
-        dense: torch.Tensor = quantized.dequantize().to(self._dtype)
+        dense: torch.Tensor = quantized.dequantize()
         return dense
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -116,6 +127,16 @@ class Int8Linear(torch.nn.Module):
     def extra_repr(self) -> str:
         """Show the sizes as `nn.Linear` does."""
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, int8"
+
+
+def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> torch.nn.Linear:
+    """Return an ordinary layer that holds (a view of) these."""
+    num_outputs, num_inputs = weight.shape
+    linear = torch.nn.Linear(num_inputs, num_outputs, bias=bias is not None, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        linear.bias = torch.nn.Parameter(bias, requires_grad=False)
+    return linear.eval()
 
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from palma.engine.continuous.attention import (
     paged_attention,
 )
 from palma.engine.continuous.cpu_kernel import DecodeKernel
+from palma.engine.continuous.cpu_kernel.decoder import StepDecoder
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
 from palma.engine.mean_states import last_hidden_states
@@ -33,11 +34,16 @@ class Runner:
         AttentionInterface.register(ATTENTION_NAME, paged_attention)
         self._model = model
         self._device = model.device
-        self._kv_cache = kv_cache
+        self.kv_cache = kv_cache
+        self._step_decoder: StepDecoder | None = None
         self.context = ForwardContext(kv_cache)
         self._attention_before = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION_NAME)
-        for module in model.modules():
+        self.attach()
+
+    def attach(self) -> None:
+        """Point the model's attention at this runner; another one's was there perhaps."""
+        for module in self._model.modules():
             if hasattr(module, "layer_idx"):
                 setattr(module, CONTEXT_ATTRIBUTE, self.context)
 
@@ -85,16 +91,26 @@ class Runner:
         """
         kv_lengths = [len(sequence.token_ids) for sequence in sequences]
         self._begin(sequences, kv_lengths, torch.tensor(kv_lengths)[:, None] - 1)
-        return self._forward([sequence.token_ids[-1:] for sequence in sequences])[:, 0]
+        last_ids = [sequence.token_ids[-1:] for sequence in sequences]
+        if self._step_decoder is not None:
+            context = self.context
+            return self._step_decoder.decode(
+                torch.tensor(last_ids), context.positions, context.block_tables, context.kv_lengths
+            )
+        return self._forward(last_ids)[:, 0]
 
     def use_kernel(self, kernel: DecodeKernel) -> None:
-        """Decode with a kernel from the next pass on; any thread may call it."""
+        """Attend with a kernel from the next decode step on."""
         self.context.kernel = kernel
+
+    def use_step_decoder(self, decoder: StepDecoder) -> None:
+        """Decode with one call from the next step on."""
+        self._step_decoder = decoder
 
     def _begin(
         self, sequences: Rows[Sequence], kv_lengths: list[int], positions: torch.Tensor
     ) -> None:
-        num_blocks = -(-max(kv_lengths) // self._kv_cache.block_size)
+        num_blocks = -(-max(kv_lengths) // self.kv_cache.block_size)
         block_tables = array("i")
         for sequence in sequences:
             own = sequence.block_table[:num_blocks]

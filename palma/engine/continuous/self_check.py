@@ -13,6 +13,8 @@ import torch
 
 from palma.core.types import SamplingParams
 from palma.engine.base import EngineRequest, TokenDelta
+from palma.engine.continuous.cpu_kernel import DecodeKernel
+from palma.engine.continuous.cpu_kernel.decoder import StepDecoder
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Sequence
@@ -75,13 +77,35 @@ def check_model(model: Any) -> KVCache:
     finally:
         runner.close()
     for own, ours in zip(expected, actual, strict=True):
-        spread = float((own - own.mean()).abs().max())
-        difference = float((own - ours).abs().max())
-        if not difference <= MAX_RELATIVE_ERROR[model.dtype] * max(spread, 1e-6):
-            raise UnsupportedModel(
-                f"its logits differ by {difference:.2g} (of {spread:.2g}) from its own"
-            )
+        _require_same(own, ours, model.dtype)
     return kv_cache
+
+
+def check_step_decoder(model: Any, kernel: DecodeKernel) -> None:
+    """Compare the kernel's logits with those of the model's own layers, packed as they are.
+
+    Raises:
+        UnsupportedModel: They differ.
+        UnknownModel: It does not know some part of the model.
+    """
+    prompts = [_prompt(length, model) for length in PROMPT_LENGTHS]
+    sequences = [_sequence(prompt, number) for number, prompt in enumerate(prompts)]
+    kv_cache = KVCache(NUM_BLOCKS, BLOCK_SIZE)
+    runner = Runner(model, kv_cache)
+    for sequence in sequences:
+        _prefill(runner, sequence)
+    own = runner.decode(sequences)
+    runner.use_step_decoder(StepDecoder(model, kernel, kv_cache))
+    _require_same(own, runner.decode(sequences), model.dtype)
+
+
+def _require_same(own: torch.Tensor, ours: torch.Tensor, dtype: torch.dtype) -> None:
+    spread = float((own - own.mean()).abs().max())
+    difference = float((own - ours).abs().max())
+    if not difference <= MAX_RELATIVE_ERROR[dtype] * max(spread, 1e-6):
+        raise UnsupportedModel(
+            f"its logits differ by {difference:.2g} (of {spread:.2g}) from its own"
+        )
 
 
 def _rope_types(config: Any) -> set[str]:
@@ -107,7 +131,10 @@ def _own_logits(model: Any, prompt: list[int]) -> torch.Tensor:
 def _engine_logits(runner: Runner, prompts: list[list[int]], num_layers: int) -> list[torch.Tensor]:
     """Return the same through the engine: all but the last in chunks, the last in a batch."""
     sequences = [_sequence(prompt, number) for number, prompt in enumerate(prompts)]
-    logits = [[_prefill(runner, sequence, num_layers)] for sequence in sequences]
+    logits = []
+    for sequence in sequences:
+        logits.append([_prefill(runner, sequence)])
+        _require_one_call_a_layer(runner, num_layers)
     decoded = runner.decode(sequences)
     _require_one_call_a_layer(runner, num_layers)
     for row, found in enumerate(logits):
@@ -123,12 +150,11 @@ def _sequence(prompt: list[int], number: int) -> Sequence:
     return Sequence(request, _ignore, number, list(prompt), block_table=block_table)
 
 
-def _prefill(runner: Runner, sequence: Sequence, num_layers: int) -> torch.Tensor:
+def _prefill(runner: Runner, sequence: Sequence) -> torch.Tensor:
     logits = torch.empty(1, 0)
     while sequence.num_uncomputed > 1:
         chunk = Chunk(sequence, min(CHUNK_TOKENS, sequence.num_uncomputed - 1))
         logits = runner.prefill(chunk)
-        _require_one_call_a_layer(runner, num_layers)
         sequence.num_computed += chunk.num_tokens
     return logits[-1]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+from palma.engine.continuous.packed_modules import plain_linear
 
 SIBLING_NAMES = (
     ("q_proj", "k_proj", "v_proj"),
@@ -20,13 +24,14 @@ class SharedInput:
     thread, and to models that do not change a tensor between two of these calls.
 
     Args:
-        together: Maps (..., in_features) to the outputs of all layers, side by side.
+        together: A packed layer; maps (..., in_features) to the outputs of all layers, side by
+            side.
         widths: How many of them each layer has.
     """
 
-    def __init__(self, together: torch.nn.Module, widths: list[int]) -> None:
+    def __init__(self, together: Any, widths: list[int]) -> None:
         self.together = together
-        self._widths = widths
+        self.widths = widths
         self._input: torch.Tensor | None = None
         self._shares: list[torch.Tensor | None] = []
 
@@ -34,7 +39,7 @@ class SharedInput:
         """Return the outputs of one layer: (..., widths[index]), a view of all of them."""
         if self._input is not x or self._shares[index] is None:
             self._input = x
-            self._shares = list(self.together(x).split(self._widths, dim=-1))
+            self._shares = list(self.together(x).split(self.widths, dim=-1))
         share = self._shares[index]
         assert share is not None
         self._shares[index] = None
@@ -44,17 +49,28 @@ class SharedInput:
 
 
 class SiblingLinear(torch.nn.Module):
-    """Stands where one of the layers stood."""
+    """Stands where one of the layers stood.
+
+    Attributes:
+        shared: Computes it and its siblings.
+    """
 
     def __init__(self, shared: SharedInput, index: int, linear: torch.nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self._shared = shared
+        self.shared = shared
         self._index = index
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        return self._shared.take(x, self._index)
+        return self.shared.take(x, self._index)
+
+    def plain(self) -> torch.nn.Linear:
+        """Return this layer as an ordinary one."""
+        whole = self.shared.together.plain()
+        weight = whole.weight.split(self.shared.widths)[self._index]
+        bias = None if whole.bias is None else whole.bias.split(self.shared.widths)[self._index]
+        return plain_linear(weight, bias)
 
     def extra_repr(self) -> str:
         """Show the sizes as `nn.Linear` does."""
@@ -64,14 +80,10 @@ class SiblingLinear(torch.nn.Module):
 def stacked(linears: list[torch.nn.Linear]) -> torch.nn.Linear:
     """Return one layer that computes the outputs of all, side by side."""
     weight = torch.cat([linear.weight.detach() for linear in linears])
-    num_outputs, num_inputs = weight.shape
-    has_bias = any(linear.bias is not None for linear in linears)
-    whole = torch.nn.Linear(num_inputs, num_outputs, bias=has_bias, device="meta")
-    whole.weight = torch.nn.Parameter(weight, requires_grad=False)
-    if has_bias:
-        biases = [
-            weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
-            for linear in linears
-        ]
-        whole.bias = torch.nn.Parameter(torch.cat(biases), requires_grad=False)
-    return whole
+    if all(linear.bias is None for linear in linears):
+        return plain_linear(weight, None)
+    biases = [
+        weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias.detach()
+        for linear in linears
+    ]
+    return plain_linear(weight, torch.cat(biases))

@@ -23,7 +23,8 @@ from palma.engine.continuous.cpu_kernel.kernel import DecodeKernel
 
 logger = logging.getLogger(__name__)
 
-SOURCE = Path(__file__).with_name("decode_attention.cpp")
+SOURCE = Path(__file__).with_name("kernels.cpp")
+HEADERS = ("attention.h", "decoder.h", "packed_linear.h")
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wl,--as-needed")
 MAX_BUILD_S = 300
@@ -53,12 +54,24 @@ def load_kernel(
     openmp = _loaded_openmp()
     try:
         folder = cache_folder or default_cache_folder()
-        library = folder / f"decode_attention-{_key(openmp)}.so"
+        library = folder / f"kernels-{_key(openmp)}.so"
         if not library.exists():
             _build(library, openmp, run or _Compilation().run)
         return DecodeKernel(library)
     except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home folder
         raise KernelUnavailable(str(error)) from error
+
+
+def find_kernel(cache_folder: Path | None = None) -> DecodeKernel | None:
+    """Load the kernel if it was built before."""
+    try:
+        return load_kernel(cache_folder, _refuse)
+    except KernelUnavailable:
+        return None
+
+
+def _refuse(_: list[str]) -> None:
+    raise KernelUnavailable("it was not built yet")
 
 
 class KernelBuild:
@@ -96,7 +109,6 @@ class KernelBuild:
         except KernelUnavailable as error:
             logger.info("decoding without the C++ attention kernel: %s", error)
             return
-        logger.info("decoding with the C++ attention kernel")
         self._on_ready(kernel)
 
 
@@ -148,7 +160,9 @@ def _build(library: Path, openmp: Path, run: Callable[[list[str]], None]) -> Non
 
 def _key(openmp: Path) -> str:
     """Return what the built library depends on, as a short hash."""
-    parts = (SOURCE.read_bytes(), FLAGS, torch.__version__, _processor(), openmp)
+    sources = [SOURCE, *(SOURCE.with_name(name) for name in HEADERS)]
+    texts = tuple(source.read_bytes() for source in sources)
+    parts = (texts, FLAGS, torch.__version__, _processor(), openmp)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

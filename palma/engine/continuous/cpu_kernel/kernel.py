@@ -1,4 +1,4 @@
-"""The compiled decode kernel as a function over tensors."""
+"""The compiled kernels as functions over tensors."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 from palma.engine.continuous.score_rules import ScoreRules
 
 MAX_HEAD_DIM = 1024
-"""`kMaxDim` in decode_attention.cpp."""
+"""`kMaxDim` in attention.h."""
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
+
+FORMATS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+"""`Format` in packed_linear.h."""
 
 PLAIN_SCORES = ScoreRules()
 
@@ -20,7 +23,7 @@ _Strides = ctypes.c_int64 * 2
 
 
 class _Call(ctypes.Structure):
-    """`Call` in decode_attention.cpp, field by field."""
+    """`Call` in attention.h, field by field."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("query", "new_keys", "new_values")),
@@ -36,19 +39,28 @@ class _Call(ctypes.Structure):
 
 
 class DecodeKernel:
-    """A compiled `decode_attention.cpp`.
+    """A compiled `kernels.cpp`: attention; `library` has the rest for its other users.
 
     Args:
         library: Where it is.
+
+    Attributes:
+        library: Its functions.
+        linear_dtypes: Weights that its linear layers take on this processor; int8 among them.
 
     Raises:
         OSError: It cannot be loaded.
     """
 
     def __init__(self, library: Path) -> None:
-        self._function = ctypes.CDLL(str(library)).palma_decode_attention
+        self.library = ctypes.CDLL(str(library))
+        self._function = self.library.palma_decode_attention
         self._function.argtypes = [ctypes.POINTER(_Call), ctypes.c_int32]
         self._function.restype = None
+        formats = self.library.palma_linear_formats()
+        self.linear_dtypes = frozenset(
+            dtype for dtype, number in FORMATS.items() if formats >> number & 1
+        )
 
     def takes(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
         """Whether `attend` can compute this: one query a sequence, on CPU, of a known type."""

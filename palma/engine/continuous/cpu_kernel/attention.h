@@ -9,6 +9,8 @@
 // Vectors are GCC's and Clang's vector extensions: the compiler maps them to AVX-512, AVX2 or
 // NEON. Only bfloat16 dot products have instructions of their own. All sums are float32.
 
+#pragma once
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -21,9 +23,9 @@
 #include <immintrin.h>
 #endif
 
-namespace {
+namespace palma {
 
-// Mirrors `Call` in kernel.py, field by field.
+// Mirrors `_Call` in kernel.py, field by field.
 struct Call {
     const void* query;              // (batch, num_heads, head_dim), strided
     const void* new_keys;           // (batch, num_kv_heads, head_dim), strided
@@ -428,7 +430,7 @@ void merge(const Call& call, const Unit& unit, int64_t head, int group, int g, f
 }
 
 // Cut the sequences into units; with one thread, one each.
-std::vector<Unit> cut(const Call& call, int64_t num_groups) {
+inline std::vector<Unit> cut(const Call& call, int64_t num_groups) {
     auto first_key = [&](int64_t sequence) {
         int64_t hidden = call.lengths[sequence] - call.window;
         return call.window > 0 && hidden > 0 ? hidden : 0;
@@ -453,70 +455,81 @@ std::vector<Unit> cut(const Call& call, int64_t num_groups) {
     return units;
 }
 
+// A call cut into tasks that any threads may take in any order.
 template <typename T, int G>
-void run(const Call& call) {
-    const int64_t heads_per_kv_head = call.num_heads / call.num_kv_heads;
-    const int64_t groups_per_kv_head = (heads_per_kv_head + G - 1) / G;
-    const int64_t num_groups = call.num_kv_heads * groups_per_kv_head;
-    const std::vector<Unit> units = cut(call, num_groups);
-    const int64_t num_units = units.size();
-    const int64_t size = Partial::size(G, call.value_dim);
-    thread_local std::vector<float> workspace;
-    workspace.resize(std::max<size_t>(workspace.size(), num_groups * num_units * size));
-    float* partials = workspace.data();  // (num_groups, num_units, size)
-    std::vector<int64_t> pending(num_groups * num_units);  // by group and first sibling
-    for (int64_t i = 0; i < num_groups * num_units; ++i)
-        pending[i] = units[i % num_units].num_siblings;
+class Attention {
+public:
+    explicit Attention(const Call& call)
+        : call_(call),
+          heads_per_kv_head_(call.num_heads / call.num_kv_heads),
+          groups_per_kv_head_((heads_per_kv_head_ + G - 1) / G),
+          num_groups_(call.num_kv_heads * groups_per_kv_head_),
+          units_(cut(call, num_groups_)),
+          num_units_(units_.size()),
+          size_(Partial::size(G, call.value_dim)),
+          partials_(workspace(num_groups_ * num_units_ * size_)),
+          pending_(num_groups_ * num_units_) {
+        for (int64_t i = 0; i < num_groups_ * num_units_; ++i)
+            pending_[i] = units_[i % num_units_].num_siblings;
+    }
 
-    auto work = [&](int64_t task) {
-        const Unit& unit = units[task / num_groups];
-        const int64_t group = task % num_groups;
-        const int64_t kv_head = group / groups_per_kv_head;
-        const int64_t offset = group % groups_per_kv_head * G;
-        const int64_t first_head = kv_head * heads_per_kv_head + offset;
-        const int count = std::min<int64_t>(G, heads_per_kv_head - offset);
+    int64_t num_tasks() const { return num_groups_ * num_units_; }
+
+    void work(int64_t task) {
+        const Unit& unit = units_[task / num_groups_];
+        const int64_t group = task % num_groups_;
+        const int64_t kv_head = group / groups_per_kv_head_;
+        const int64_t offset = group % groups_per_kv_head_ * G;
+        const int64_t first_head = kv_head * heads_per_kv_head_ + offset;
+        const int count = std::min<int64_t>(G, heads_per_kv_head_ - offset);
         // Whoever serves more than kMaxGroup heads a KV head writes the same several times.
-        if (unit.last == call.lengths[unit.sequence]) {
-            write_new<T>(call, call.new_keys, call.new_key_strides, call.keys, unit.sequence,
-                         kv_head, call.head_dim);
-            write_new<T>(call, call.new_values, call.new_value_strides, call.values,
-                         unit.sequence, kv_head, call.value_dim);
+        if (unit.last == call_.lengths[unit.sequence]) {
+            write_new<T>(call_, call_.new_keys, call_.new_key_strides, call_.keys, unit.sequence,
+                         kv_head, call_.head_dim);
+            write_new<T>(call_, call_.new_values, call_.new_value_strides, call_.values,
+                         unit.sequence, kv_head, call_.value_dim);
         }
-        float* memory = partials + group * num_units * size;
-        attend<T, G>(call, unit, kv_head, first_head, count,
-                     Partial(memory + task / num_groups * size, G));
-        int64_t* left = &pending[group * num_units + unit.first_sibling];
+        float* memory = partials_ + group * num_units_ * size_;
+        attend<T, G>(call_, unit, kv_head, first_head, count,
+                     Partial(memory + task / num_groups_ * size_, G));
+        int64_t* left = &pending_[group * num_units_ + unit.first_sibling];
         if (__atomic_sub_fetch(left, 1, __ATOMIC_ACQ_REL) > 0) return;
         for (int g = 0; g < count; ++g)
-            merge<T>(call, unit, first_head + g, G, g, memory + unit.first_sibling * size, size);
-    };
-    const int64_t num_tasks = num_groups * num_units;
-    if (call.num_threads == 1) {
-        for (int64_t task = 0; task < num_tasks; ++task) work(task);
-        return;
+            merge<T>(call_, unit, first_head + g, G, g, memory + unit.first_sibling * size_,
+                     size_);
     }
-#pragma omp parallel for schedule(dynamic) num_threads(call.num_threads)
-    for (int64_t task = 0; task < num_tasks; ++task) work(task);
+
+private:
+    // Memory of the thread that makes the tasks; it outlives them and is used again.
+    static float* workspace(size_t count) {
+        thread_local std::vector<float> memory;
+        if (memory.size() < count) memory.resize(count);
+        return memory.data();
+    }
+
+    const Call call_;
+    const int64_t heads_per_kv_head_, groups_per_kv_head_, num_groups_;
+    const std::vector<Unit> units_;
+    const int64_t num_units_, size_;
+    float* const partials_;          // (num_groups, num_units, size)
+    std::vector<int64_t> pending_;   // by group and first sibling
+};
+
+// Calls `use` with the group size, as a constant, that serves this many heads a KV head.
+template <typename Use>
+void with_group(int64_t heads_per_kv_head, Use use) {
+    if (heads_per_kv_head == 1) use(std::integral_constant<int, 1>{});
+    else if (heads_per_kv_head == 2) use(std::integral_constant<int, 2>{});
+    else if (heads_per_kv_head <= 4) use(std::integral_constant<int, 4>{});
+    else if (heads_per_kv_head <= 8 || kMaxGroup == 8) use(std::integral_constant<int, 8>{});
+    else use(std::integral_constant<int, 16>{});
 }
 
-template <typename T>
-void run_for_group(const Call& call) {
-    const int64_t group = call.num_heads / call.num_kv_heads;
-    if (group == 1) run<T, 1>(call);
-    else if (group == 2) run<T, 2>(call);
-    else if (group <= 4) run<T, 4>(call);
-    else if (group <= 8 || kMaxGroup == 8) run<T, 8>(call);
-    else run<T, 16>(call);
-}
-
-}  // namespace
-
-extern "C" void palma_decode_attention(const Call* given, int32_t is_bfloat16) {
-    Call call = *given;
+// Whether threads pay for so many keys.
+inline bool pays_threads(const Call& call) {
     int64_t num_keys = 0;
     for (int64_t b = 0; b < call.batch; ++b) num_keys += call.lengths[b];
-    int64_t num_values = num_keys * call.num_kv_heads * (call.head_dim + call.value_dim);
-    if (num_values < kMinParallel) call.num_threads = 1;
-    if (is_bfloat16) run_for_group<bfloat16>(call);
-    else run_for_group<float>(call);
+    return num_keys * call.num_kv_heads * (call.head_dim + call.value_dim) >= kMinParallel;
 }
+
+}  // namespace palma

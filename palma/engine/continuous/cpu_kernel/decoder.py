@@ -1,0 +1,195 @@
+"""A whole decode step of a Llama-like model as one call of the C++ kernel."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+
+from palma.engine.continuous.cpu_kernel.kernel import DecodeKernel
+from palma.engine.continuous.cpu_kernel.panel_linear import LinearCall, PanelLinear
+from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.sibling_linears import SiblingLinear
+
+LAYER_CLASSES = frozenset(
+    {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+)
+"""Layers of Transformers' that compute what decoder.h computes."""
+
+
+class _Layer(ctypes.Structure):
+    """`Layer` in decoder.h, field by field."""
+
+    _fields_ = [
+        *((name, LinearCall) for name in ("qkv", "output", "gate_up", "down")),
+        *((name, ctypes.c_void_p) for name in ("input_norm", "middle_norm")),
+        *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm", "keys", "values")),
+        ("window", ctypes.c_int64),
+    ]
+
+
+class _Model(ctypes.Structure):
+    """`Model` in decoder.h."""
+
+    _fields_ = [
+        ("layers", ctypes.c_void_p),
+        ("num_layers", ctypes.c_int64),
+        ("head", LinearCall),
+        ("final_norm", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("hidden_size", "intermediate_size")),
+        *((name, ctypes.c_int64) for name in ("num_heads", "num_kv_heads", "head_dim")),
+        *((name, ctypes.c_int64) for name in ("num_slots", "block_size")),
+        *((name, ctypes.c_double) for name in ("epsilon", "scale")),
+        ("is_bfloat16", ctypes.c_int32),
+    ]
+
+
+class _Step(ctypes.Structure):
+    """`Step` in decoder.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")),
+        *((name, ctypes.c_void_p) for name in ("block_tables", "lengths", "logits")),
+        *((name, ctypes.c_int64) for name in ("batch", "max_blocks", "num_threads")),
+    ]
+
+
+class UnknownModel(Exception):
+    """The kernel does not know how to compute this model; the message says why."""
+
+
+class StepDecoder:
+    """Decodes one token of each sequence, from embeddings to logits, outside Python.
+
+    The residual stream is float32 whatever the model's precision.
+
+    Args:
+        model: A causal language model of Transformers' whose linear layers are all PanelLinear.
+        kernel: Has them packed.
+        kv_cache: Where keys and values go; its layers are made if they are not there.
+
+    Raises:
+        UnknownModel: Some part of it is not what the kernel computes.
+    """
+
+    def __init__(self, model: Any, kernel: DecodeKernel, kv_cache: KVCache) -> None:
+        require_known(model)
+        inner = model.model
+        attention, norm = inner.layers[0].self_attn, inner.norm
+        self._embed, self._rotary = inner.embed_tokens, inner.rotary_emb
+        self._function = kernel.library.palma_decode
+        self._vocab_size = model.lm_head.out_features
+        self._kept: list[Any] = [kernel, kv_cache, model]  # what the structures below point to
+        layers = [self._layer(layer, kv_cache) for layer in inner.layers]
+        self._layers = (_Layer * len(layers))(*layers)
+        self._model = _Model(
+            ctypes.addressof(self._layers),
+            len(layers),
+            _packed(model.lm_head).call,
+            self._floats(norm.weight),
+            model.config.hidden_size,
+            model.config.intermediate_size,
+            model.config.num_attention_heads,
+            model.config.num_key_value_heads,
+            attention.head_dim,
+            kv_cache.num_blocks * kv_cache.block_size,
+            kv_cache.block_size,
+            norm.variance_epsilon,
+            attention.scaling,
+            model.dtype == torch.bfloat16,
+        )
+
+    def decode(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        block_tables: torch.Tensor,
+        kv_lengths: torch.Tensor,
+    ) -> torch.Tensor:
+        """Store the keys and values of one token of each sequence, and compute what follows it.
+
+        Args:
+            token_ids: (batch, 1), int64.
+            positions: The same.
+            block_tables: (batch, max_blocks), int32, contiguous; not checked.
+            kv_lengths: (batch,), int32: tokens of each sequence, this one included.
+
+        Returns:
+            The logits (batch, vocab_size), float32.
+        """
+        hidden: torch.Tensor = self._embed(token_ids)[:, 0].float().contiguous()
+        cosines, sines = (found[:, 0].contiguous() for found in self._rotary(hidden, positions))
+        logits = hidden.new_empty(hidden.shape[0], self._vocab_size)
+        tensors = (hidden, cosines, sines, block_tables, kv_lengths, logits)
+        step = _Step(
+            *(tensor.data_ptr() for tensor in tensors),
+            hidden.shape[0],
+            block_tables.shape[1],
+            torch.get_num_threads(),
+        )
+        self._function(ctypes.byref(self._model), ctypes.byref(step))
+        return logits
+
+    def _layer(self, layer: Any, kv_cache: KVCache) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        shape = (1, attention.config.num_key_value_heads, 1, attention.head_dim)
+        like = layer.input_layernorm.weight.new_empty(shape)
+        keys, values = kv_cache.layer(attention.layer_idx, like, like)
+        norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+        return _Layer(
+            _packed(attention.q_proj).call,
+            _packed(attention.o_proj).call,
+            _packed(mlp.gate_proj).call,
+            _packed(mlp.down_proj).call,
+            self._floats(layer.input_layernorm.weight),
+            self._floats(layer.post_attention_layernorm.weight),
+            *(None if norm is None else self._floats(norm.weight) for norm in norms),
+            keys.data_ptr(),
+            values.data_ptr(),
+            getattr(attention, "sliding_window", None) or 0,
+        )
+
+    def _floats(self, weight: torch.Tensor) -> int:
+        """Return where a float32 copy of a weight lies."""
+        copy = weight.detach().float().contiguous()
+        self._kept.append(copy)
+        return copy.data_ptr()
+
+
+def require_known(model: Any) -> None:
+    """Refuse models that the kernel would not compute rightly, packed or not.
+
+    Raises:
+        UnknownModel: With the reason.
+    """
+    inner = getattr(model, "model", None)
+    layers = getattr(inner, "layers", None)
+    rotary = getattr(inner, "rotary_emb", None)
+    if not layers or rotary is None or not hasattr(model, "lm_head"):
+        raise UnknownModel("it is not built like Llama")
+    kinds = {type(layer).__name__ for layer in layers} - LAYER_CLASSES
+    if kinds:
+        raise UnknownModel(f"it has layers of the class {', '.join(sorted(kinds))}")
+    if model.config.hidden_act != "silu":
+        raise UnknownModel(f"its activation is {model.config.hidden_act}")
+    head_dim = layers[0].self_attn.head_dim
+    if head_dim % 2 or rotary.inv_freq.shape[0] * 2 != head_dim:
+        raise UnknownModel("it rotates a part of a head only")
+
+
+def is_known(model: Any) -> bool:
+    """Whether the kernel knows how to compute a model."""
+    try:
+        require_known(model)
+    except UnknownModel:
+        return False
+    return True
+
+
+def _packed(linear: Any) -> PanelLinear:
+    """Return the packed layer that stands at a place, or that it shares with its siblings."""
+    found = linear.shared.together if isinstance(linear, SiblingLinear) else linear
+    if not isinstance(found, PanelLinear):
+        raise UnknownModel(f"one of its layers is a {type(found).__name__}")
+    return found

@@ -1,9 +1,10 @@
 """An engine without a model: everything above it runs as it would, and torch is not imported.
 
 For tests, for load balancers' rehearsals and for measuring what HTTP itself costs. It reads its
-orders from the last message or the raw prompt: `count to N` answers `1 2 3 ... N `, one number a
-token; `say TEXT` answers TEXT, one byte a token; `fail after N` breaks after N tokens; anything
-else is `count to 10`. `slowly` anywhere in the message makes each token take 20 ms.
+orders from the last message, which may be a tool's result, or from the raw prompt: `count to N`
+answers `1 2 3 ... N `, one number a token; `say TEXT` answers TEXT, one byte a token; `fail after
+N` breaks after N tokens; anything else is `count to 10`. `slowly` anywhere in the message makes
+each token take 20 ms.
 """
 
 from __future__ import annotations
@@ -160,7 +161,8 @@ class MockEngine:
 
     def _last_message(self, request: EngineRequest) -> str:
         turn = self.tokenizer.decode(_last_turn(request))
-        return turn.partition(": ")[2] or turn
+        text = turn.partition(": ")[2] or turn
+        return text.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
 
 
 def _certain(token_id: int) -> TokenLogprobs:

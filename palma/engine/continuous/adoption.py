@@ -80,8 +80,8 @@ class KernelAdoption:
 
     def _use_step_decoder(self) -> None:
         try:
-            check_step_decoder(self._model, self._kernel)
-            decoder = StepDecoder(self._model, self._kernel, self._runner.kv_cache)
+            rules = check_step_decoder(self._model, self._kernel)
+            decoder = StepDecoder(self._model, self._kernel, self._runner.kv_cache, rules)
         except (UnknownModel, UnsupportedModel) as error:
             logger.warning("decoding with the C++ attention and linear kernels only: %s", error)
             return

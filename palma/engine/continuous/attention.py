@@ -33,6 +33,7 @@ class ForwardContext:
         positions: (batch, length), int64: the positions of the queries.
         kernel: What decodes on a CPU in place of the portable path, if there is one.
         num_calls: Attention calls by layer in this pass; the self-check reads it.
+        rules: Of the scores, by layer, as the model's code asked for them last.
     """
 
     kv_cache: KVCache
@@ -41,6 +42,7 @@ class ForwardContext:
     positions: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     kernel: DecodeKernel | None = None
     num_calls: dict[int, int] = field(default_factory=dict)
+    rules: dict[int, ScoreRules] = field(default_factory=dict)
     _slots: tuple[torch.Tensor, torch.Tensor] | None = None
     _masks: dict[int | None, torch.Tensor | None] = field(default_factory=dict)
 
@@ -132,7 +134,7 @@ def paged_attention(
     context: ForwardContext = getattr(module, CONTEXT_ATTRIBUTE)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     context.num_calls[layer] = context.num_calls.get(layer, 0) + 1
-    rules = ScoreRules(scaling, sliding_window, softcap, s_aux)
+    rules = context.rules[layer] = ScoreRules(scaling, sliding_window, softcap, s_aux)
     kernel = context.kernel
     if kernel is not None and kernel.takes(query, key, value):
         attended = kernel.attend(

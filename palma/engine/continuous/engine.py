@@ -157,15 +157,55 @@ class ContinuousEngine:
             self._adoption = None
         anybody_decodes = any(s.is_decoding for s in self._scheduler.running)
         batch = self._scheduler.schedule(self._pacer.budget(anybody_decodes=anybody_decodes))
-        if batch.decodes:
+        chunks = [chunk for chunk in batch.prefills if self._is_started(chunk)]
+        if self._runner.has_step_decoder:
+            chunks = self._step_together(batch.decodes, chunks)
+        elif batch.decodes:
             started = time.perf_counter()
             self._decode(batch.decodes)
             self._pacer.note_decode(time.perf_counter() - started)
-        for chunk in batch.prefills:
+        for chunk in chunks:
             started = time.perf_counter()
             self._prefill(chunk)
             self._pacer.note_prefill(chunk.num_tokens, time.perf_counter() - started)
         self._last_step = time.monotonic()
+
+    def _step_together(self, decodes: list[Sequence], chunks: list[Chunk]) -> list[Chunk]:
+        """Compute all in one pass but what needs one of its own, which is returned."""
+        shared = [chunk for chunk in chunks if not _needs_own_pass(chunk)]
+        if not decodes and not shared:
+            return chunks
+        started = time.perf_counter()
+        try:
+            logits = self._runner.step(decodes, shared)
+        except Exception:
+            logger.exception("a step failed as a whole; its sequences are computed one by one")
+            for sequence in decodes:
+                self._decode([sequence])
+            return chunks
+        duration_s = time.perf_counter() - started
+        num_tokens = sum(chunk.num_tokens for chunk in shared)
+        if shared:
+            self._pacer.note_together(num_tokens, duration_s)
+        else:
+            self._pacer.note_decode(duration_s)
+        self._commit_step(decodes, shared, logits)
+        return [chunk for chunk in chunks if _needs_own_pass(chunk)]
+
+    def _commit_step(
+        self, decodes: list[Sequence], chunks: list[Chunk], logits: torch.Tensor
+    ) -> None:
+        """Note what a pass has computed, and choose the next token of whoever has one."""
+        for sequence in decodes:
+            self._scheduler.commit(sequence, 1)
+        rows = list(range(len(decodes)))
+        for row, chunk in enumerate(chunks, len(decodes)):
+            self._scheduler.commit(chunk.sequence, chunk.num_tokens)
+            if chunk.sequence.num_uncomputed == 0:
+                rows.append(row)
+        complete = [*decodes, *(chunk.sequence for chunk in chunks)]
+        if rows:
+            self._choose_tokens([complete[row] for row in rows], logits[rows])
 
     def _run(self) -> None:
         """The step loop; ends when the engine closes."""
@@ -213,16 +253,22 @@ class ContinuousEngine:
             self._scheduler.commit(sequence, 1)
         self._choose_tokens(sequences, logits)
 
+    def _is_started(self, chunk: Chunk) -> bool:
+        """Make a sequence ready for its first pass; return whether it still runs."""
+        sequence = chunk.sequence
+        if sequence.num_completion_tokens == 0 and sequence not in self._samplers:
+            try:
+                self._samplers[sequence] = self._make_sampler(sequence.request)
+            except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
+                self._fail(sequence, error)
+                return False
+            num_cached = sequence.num_cached or 0
+            self._tell(sequence, TokenDelta(started=True, num_cached_tokens=num_cached))
+        return sequence in self._scheduler.running
+
     def _prefill(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
-        is_first = sequence.num_completion_tokens == 0 and sequence not in self._samplers
         try:
-            if is_first:
-                self._samplers[sequence] = self._make_sampler(sequence.request)
-                num_cached = sequence.num_cached or 0
-                self._tell(sequence, TokenDelta(started=True, num_cached_tokens=num_cached))
-            if sequence not in self._scheduler.running:  # its sink failed
-                return
             if sequence.request.wants_embedding:
                 self._read(chunk)
                 return
@@ -359,3 +405,9 @@ class ContinuousEngine:
             else:
                 with contextlib.suppress(Exception):
                     sequence.sink(last)
+
+
+def _needs_own_pass(chunk: Chunk) -> bool:
+    """Whether more than the logits after a chunk's last token is wanted."""
+    sequence = chunk.sequence
+    return sequence.request.wants_embedding or sequence.prompt_logprobs is not None

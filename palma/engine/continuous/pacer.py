@@ -12,6 +12,10 @@ MIN_TOKENS = 16
 """Fewer would not pay for the pass over the weights."""
 
 
+LEAST_SHARE = 0.1
+"""Of a pass, that its prompts are held to have taken: decoding may have been slower before."""
+
+
 class PrefillPacer:
     """Learns from every step what prefill and decode cost here, and sets the next budget.
 
@@ -39,6 +43,11 @@ class PrefillPacer:
     def note_prefill(self, num_tokens: int, seconds: float) -> None:
         """Take what a pass over a part of a prompt took."""
         self._prefill_s_per_token = _mean(self._prefill_s_per_token, seconds / num_tokens)
+
+    def note_together(self, num_tokens: int, seconds: float) -> None:
+        """Take what a pass over parts of prompts and all decoding sequences took."""
+        prefill_s = max(seconds - (self._decode_s or 0.0), LEAST_SHARE * seconds)
+        self.note_prefill(num_tokens, prefill_s)
 
 
 def _mean(before: float | None, newest: float) -> float:

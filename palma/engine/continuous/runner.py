@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections.abc import Sequence as Rows
 from typing import Any
@@ -91,20 +92,43 @@ class Runner:
         """
         kv_lengths = [len(sequence.token_ids) for sequence in sequences]
         self._begin(sequences, kv_lengths, torch.tensor(kv_lengths)[:, None] - 1)
-        last_ids = [sequence.token_ids[-1:] for sequence in sequences]
-        if self._step_decoder is not None:
-            context = self.context
-            return self._step_decoder.decode(
-                torch.tensor(last_ids), context.positions, context.block_tables, context.kv_lengths
-            )
-        return self._forward(last_ids)[:, 0]
+        return self._forward([sequence.token_ids[-1:] for sequence in sequences])[:, 0]
+
+    @property
+    def has_step_decoder(self) -> bool:
+        """Whether `step` can be called."""
+        return self._step_decoder is not None
+
+    @torch.inference_mode()
+    def step(self, sequences: Rows[Sequence], chunks: Rows[Chunk]) -> torch.Tensor:
+        """Compute the last token of sequences and the next ones of others, all in one pass.
+
+        Returns:
+            (num_sequences + num_chunks, vocab_size), float32: the logits after the last of each.
+        """
+        assert self._step_decoder is not None
+        parts = [(s, len(s.token_ids) - 1, len(s.token_ids)) for s in sequences]
+        for chunk in chunks:
+            start = chunk.sequence.num_computed
+            parts.append((chunk.sequence, start, start + chunk.num_tokens))
+        first_rows = [0, *itertools.accumulate(end - start for _, start, end in parts)]
+        positions = torch.cat([torch.arange(start, end) for _, start, end in parts])
+        self._begin([part[0] for part in parts], [part[2] for part in parts], positions[None])
+        token_ids = [token_id for s, start, end in parts for token_id in s.token_ids[start:end]]
+        return self._step_decoder.step(
+            torch.tensor([token_ids]),
+            self.context.positions,
+            torch.tensor(first_rows, dtype=torch.int32),
+            block_tables=self.context.block_tables,
+            kv_lengths=self.context.kv_lengths,
+        )
 
     def use_kernel(self, kernel: DecodeKernel) -> None:
         """Attend with a kernel from the next decode step on."""
         self.context.kernel = kernel
 
     def use_step_decoder(self, decoder: StepDecoder) -> None:
-        """Decode with one call from the next step on."""
+        """Have `step` compute with this."""
         self._step_decoder = decoder
 
     def _begin(

@@ -7,6 +7,7 @@ its logits first.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from palma.engine.continuous.cpu_kernel.decoder import StepDecoder
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Sequence
+from palma.engine.continuous.score_rules import ScoreRules
 
 BLOCK_SIZE = 4
 PROMPT_LENGTHS = (11, 6)
@@ -81,8 +83,11 @@ def check_model(model: Any) -> KVCache:
     return kv_cache
 
 
-def check_step_decoder(model: Any, kernel: DecodeKernel) -> None:
+def check_step_decoder(model: Any, kernel: DecodeKernel) -> Mapping[int, ScoreRules]:
     """Compare the kernel's logits with those of the model's own layers, packed as they are.
+
+    Returns:
+        The rules of the scores, by layer, as the model's own code asked for them.
 
     Raises:
         UnsupportedModel: They differ.
@@ -90,13 +95,33 @@ def check_step_decoder(model: Any, kernel: DecodeKernel) -> None:
     """
     prompts = [_prompt(length, model) for length in PROMPT_LENGTHS]
     sequences = [_sequence(prompt, number) for number, prompt in enumerate(prompts)]
+    runner = Runner(model, KVCache(NUM_BLOCKS, BLOCK_SIZE))
+    own = [_prefill(runner, sequence) for sequence in sequences]
+    own += runner.decode(sequences)
+    rules = runner.context.rules
+    _require_same(torch.stack(own), _step_logits(model, kernel, prompts, rules), model.dtype)
+    return rules
+
+
+def _step_logits(
+    model: Any, kernel: DecodeKernel, prompts: list[list[int]], rules: Mapping[int, ScoreRules]
+) -> torch.Tensor:
+    """Return the same as one runs: each prompt but its last token, then all last ones.
+
+    The second prompt is read beside the first one's last token.
+    """
     kv_cache = KVCache(NUM_BLOCKS, BLOCK_SIZE)
     runner = Runner(model, kv_cache)
-    for sequence in sequences:
-        _prefill(runner, sequence)
-    own = runner.decode(sequences)
-    runner.use_step_decoder(StepDecoder(model, kernel, kv_cache))
-    _require_same(own, runner.decode(sequences), model.dtype)
+    runner.use_step_decoder(StepDecoder(model, kernel, kv_cache, rules))
+    first, second = (_sequence(prompt, number) for number, prompt in enumerate(prompts))
+    logits = runner.step([], [Chunk(first, CHUNK_TOKENS)])
+    first.num_computed = CHUNK_TOKENS
+    logits = runner.step([], [Chunk(first, first.num_uncomputed - 1)])
+    first.num_computed = len(first.token_ids) - 1
+    both = runner.step([first], [Chunk(second, second.num_uncomputed - 1)])
+    second.num_computed = len(second.token_ids) - 1
+    last = runner.step([second], [])
+    return torch.cat([logits, both[1:], both[:1], last])
 
 
 def _require_same(own: torch.Tensor, ours: torch.Tensor, dtype: torch.dtype) -> None:

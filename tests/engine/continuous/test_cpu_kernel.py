@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 import threading
 import time
@@ -32,19 +31,6 @@ from tests.tiny_models import tiny_llama
 MAX_RELATIVE_ERROR = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 LENGTHS = [1, 400, 16, 17, 64, 65]
 """One alone, whole blocks and tiles, one more than those, and one that threads share."""
-
-
-@pytest.fixture(scope="session")
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the session's one kernel is built."""
-    if sys.platform != "linux" or not any(map(shutil.which, build.COMPILERS)):
-        pytest.skip("there is no C++ compiler, or this is not Linux")
-    return tmp_path_factory.mktemp("kernel")
-
-
-@pytest.fixture(scope="session")
-def kernel(cache_folder: Path) -> DecodeKernel:
-    return load_kernel(cache_folder)
 
 
 @dataclass

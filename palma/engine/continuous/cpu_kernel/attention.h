@@ -1,10 +1,11 @@
-// Attention of a decode step over the paged KV cache: one query token a sequence.
+// Attention over the paged KV cache: one query token of a sequence (decode) or several (prefill).
 //
-// The work is cut into units: some keys of one sequence for the query heads that share one KV
-// head, so that every key and value is read from memory once for all of them. A unit walks over
-// its keys in tiles: scores, then their softmax relative to the largest score so far, then the
-// weighted sum of the values (online softmax, arXiv:1805.02867). Whoever ends the last unit of a
-// sequence and head merges them all and writes the output.
+// The work is cut into units: some keys of one sequence for queries that share one KV head (the
+// heads of a token, and of tokens beside it), so that every key and value is read from memory
+// once for all of them. A unit walks over its keys in tiles: scores, then their softmax relative
+// to the largest score so far, then the weighted sum of the values (online softmax,
+// arXiv:1805.02867). Whoever ends the last unit of a token and head merges them all and writes
+// the output.
 //
 // Vectors are GCC's and Clang's vector extensions: the compiler maps them to AVX-512, AVX2 or
 // NEON. Only bfloat16 dot products have instructions of their own. All sums are float32.
@@ -27,16 +28,17 @@ namespace palma {
 
 // Mirrors `_Call` in kernel.py, field by field.
 struct Call {
-    const void* query;              // (batch, num_heads, head_dim), strided
-    const void* new_keys;           // (batch, num_kv_heads, head_dim), strided
+    const void* query;              // (num_rows, num_heads, head_dim), strided; a row is a token
+    const void* new_keys;           // (batch, num_kv_heads, head_dim), strided; null: all are stored
     const void* new_values;         // (batch, num_kv_heads, value_dim), strided
     void* keys;                     // (num_kv_heads, num_slots, head_dim)
     void* values;                   // (num_kv_heads, num_slots, value_dim)
-    void* output;                   // (batch, num_heads, value_dim)
+    void* output;                   // (num_rows, num_heads, value_dim)
     const int32_t* block_tables;    // (batch, max_blocks)
-    const int32_t* lengths;         // (batch,): keys of each sequence, the new one included
+    const int32_t* lengths;         // (batch,): keys of each sequence, the new ones included
+    const int32_t* first_rows;      // (batch + 1,): where its rows begin; null: it has one
     const float* sinks;             // (num_heads,) or null
-    int64_t query_strides[2];       // by sequence and by head, in elements
+    int64_t query_strides[2];       // by row and by head, in elements
     int64_t new_key_strides[2];
     int64_t new_value_strides[2];
     int64_t batch, num_heads, num_kv_heads, head_dim, value_dim;
@@ -47,10 +49,36 @@ struct Call {
     double softcap;                 // 0: none
 };
 
+inline int64_t first_row(const Call& call, int64_t sequence) {
+    return call.first_rows ? call.first_rows[sequence] : sequence;
+}
+inline int64_t num_rows(const Call& call, int64_t sequence) {
+    return first_row(call, sequence + 1) - first_row(call, sequence);
+}
+
 struct Unit {
-    int64_t sequence, first, last;  // its keys are [first, last)
-    int64_t first_sibling;          // the sequence's units lie side by side
+    int64_t sequence;
+    int64_t row, num_rows;          // its queries
+    int64_t first, last;            // its keys are [first, last)
+    int64_t first_sibling;          // the units of the same queries lie side by side
     int64_t num_siblings;
+
+    // The keys that query `row + index` sees are [begin(index), end(index)).
+    int64_t end(const Call& call, int64_t index) const {
+        return call.lengths[sequence] - (first_row(call, sequence + 1) - 1 - row - index);
+    }
+    int64_t begin(const Call& call, int64_t index) const {
+        return call.window > 0 ? std::max<int64_t>(0, end(call, index) - call.window) : 0;
+    }
+};
+
+// The queries of a unit, a lane each: `num_heads` heads of each of its rows.
+struct Lanes {
+    int64_t first_head, num_heads, num_rows;
+
+    int64_t count() const { return num_heads * num_rows; }
+    int64_t row(int64_t lane) const { return std::min(lane / num_heads, num_rows - 1); }
+    int64_t head(int64_t lane) const { return first_head + lane % num_heads; }
 };
 
 using bfloat16 = uint16_t;          // its bits
@@ -180,10 +208,11 @@ struct Queries {
 
     alignas(64) Element elements[G * kMaxDim];
 
-    Queries(const Call& call, int64_t sequence, int64_t first_head, int count) {
-        auto query = static_cast<const T*>(call.query) + sequence * call.query_strides[0];
+    Queries(const Call& call, int64_t first_row, const Lanes& lanes) {
+        auto query = static_cast<const T*>(call.query);
         for (int g = 0; g < G; ++g) {
-            auto head = query + (first_head + std::min(g, count - 1)) * call.query_strides[1];
+            auto head = query + (first_row + lanes.row(g)) * call.query_strides[0]
+                        + lanes.head(g) * call.query_strides[1];
             for (int64_t d = 0; d < call.head_dim; ++d) {
                 if constexpr (kPairs) elements[at(g, d, call.head_dim)] = head[d];
                 else elements[at(g, d, call.head_dim)] = widen(head[d]);
@@ -316,10 +345,9 @@ struct Partial {
         : largest(memory), weights(memory + group), values(memory + 2 * group) {}
 };
 
-// Turn the scores of `num_keys` keys, query by query in turn, into weights, and account for them
-// in `partial`. Sets `factors`: what all that was summed before must be multiplied by.
+// Scale the scores of `num_keys` keys, query by query in turn; what pads them counts for nothing.
 template <int G>
-void soften(const Call& call, float* scores, int num_keys, Partial partial, float* factors) {
+void scale_scores(const Call& call, float* scores, int num_keys) {
     constexpr int N = std::max(kLanes, G);
     const int count = num_padded(num_keys) * G;
     const float scale = call.scale, softcap = call.softcap;
@@ -329,6 +357,27 @@ void soften(const Call& call, float* scores, int num_keys, Partial partial, floa
         store(scores + i, score);
     }
     std::fill(scores + num_keys * G, scores + count, -kInfinity);
+}
+
+// Take away the scores of the keys from `first` on that a query does not see.
+template <int G>
+void hide_unseen(const Call& call, const Unit& unit, const Lanes& lanes, int64_t first,
+                 int num_keys, float* scores) {
+    const int64_t last_row = unit.num_rows - 1;
+    if (first >= unit.begin(call, last_row) && first + num_keys <= unit.end(call, 0)) return;
+    for (int g = 0; g < G; ++g) {
+        const int64_t begin = unit.begin(call, lanes.row(g)), end = unit.end(call, lanes.row(g));
+        for (int k = 0; k < num_keys; ++k)
+            if (first + k < begin || first + k >= end) scores[k * G + g] = -kInfinity;
+    }
+}
+
+// Turn scaled scores into weights, and account for them in `partial`. Sets `factors`: what all
+// that was summed before must be multiplied by.
+template <int G>
+void soften(float* scores, int num_keys, Partial partial, float* factors) {
+    constexpr int N = std::max(kLanes, G);
+    const int count = num_padded(num_keys) * G;
     alignas(64) float lanes[N];
     Floats<N> top = Floats<N>{} - kInfinity;
     for (int i = 0; i < count; i += N) top = maximum(top, load<Floats<N>>(scores + i));
@@ -336,10 +385,14 @@ void soften(const Call& call, float* scores, int num_keys, Partial partial, floa
     for (int i = G; i < N; ++i) lanes[i % G] = std::max(lanes[i % G], lanes[i]);
     for (int g = 0; g < G; ++g) {
         float largest = std::max(partial.largest[g], lanes[g]);
-        factors[g] = std::exp(partial.largest[g] - largest);
+        bool is_same = partial.largest[g] == largest;  // perhaps both are minus infinity
+        factors[g] = is_same ? 1 : std::exp(partial.largest[g] - largest);
         partial.largest[g] = largest;
     }
-    for (int i = 0; i < N; ++i) lanes[i] = partial.largest[i % G];
+    for (int i = 0; i < N; ++i) {
+        float largest = partial.largest[i % G];
+        lanes[i] = largest == -kInfinity ? 0 : largest;
+    }
     top = load<Floats<N>>(lanes);
     Floats<N> sum = {};
     for (int i = 0; i < count; i += N) {
@@ -379,12 +432,12 @@ void write_new(const Call& call, const void* from, const int64_t* strides, void*
 }
 
 template <typename T, int G>
-void attend(const Call& call, const Unit& unit, int64_t kv_head, int64_t first_head, int count,
+void attend(const Call& call, const Unit& unit, int64_t kv_head, const Lanes& lanes,
             Partial partial) {
     alignas(64) float scores[kTile * G] = {};
     float factors[G];
     const T *keys[kTile], *values[kTile];
-    const Queries<T, G> queries(call, unit.sequence, first_head, count);
+    const Queries<T, G> queries(call, unit.row, lanes);
     std::fill_n(partial.largest, G, -kInfinity);
     std::fill_n(partial.weights, G, 0.0f);
     std::fill_n(partial.values, G * call.value_dim, 0.0f);
@@ -397,15 +450,18 @@ void attend(const Call& call, const Unit& unit, int64_t kv_head, int64_t first_h
         std::fill(keys + num_keys, keys + num_padded(num_keys), keys[num_keys - 1]);
         for (int k = 0; k < num_keys; k += kRows)
             score_rows<T, G>(queries, keys + k, call.head_dim, scores + k * G);
-        soften<G>(call, scores, num_keys, partial, factors);
+        scale_scores<G>(call, scores, num_keys);
+        if (unit.num_rows > 1) hide_unseen<G>(call, unit, lanes, first, num_keys, scores);
+        soften<G>(scores, num_keys, partial, factors);
         add_values<T, G>(scores, values, num_keys, call.value_dim, factors, partial.values);
     }
 }
 
-// Merge a sequence's units for one head: `memory` holds their partials, `stride` floats apart.
+// Merge the units of one query, lane `g`: `memory` holds their partials, `stride` floats apart.
 template <typename T>
-void merge(const Call& call, const Unit& unit, int64_t head, int group, int g, float* memory,
-           int64_t stride) {
+void merge(const Call& call, const Unit& unit, const Lanes& lanes, int group, int g,
+           float* memory, int64_t stride) {
+    const int64_t head = lanes.head(g);
     float sink = call.sinks ? call.sinks[head] : -kInfinity;
     float largest = sink;
     for (int64_t i = 0; i < unit.num_siblings; ++i)
@@ -418,7 +474,7 @@ void merge(const Call& call, const Unit& unit, int64_t head, int group, int g, f
         total += partial.weights[g] * partial.largest[g];
     }
     auto output = static_cast<T*>(call.output)
-                  + (unit.sequence * call.num_heads + head) * call.value_dim;
+                  + ((unit.row + lanes.row(g)) * call.num_heads + head) * call.value_dim;
     for (int64_t d = 0; d < call.value_dim; ++d) {
         float sum = 0;
         for (int64_t i = 0; i < unit.num_siblings; ++i) {
@@ -429,28 +485,38 @@ void merge(const Call& call, const Unit& unit, int64_t head, int group, int g, f
     }
 }
 
-// Cut the sequences into units; with one thread, one each.
-inline std::vector<Unit> cut(const Call& call, int64_t num_groups) {
-    auto first_key = [&](int64_t sequence) {
-        int64_t hidden = call.lengths[sequence] - call.window;
-        return call.window > 0 && hidden > 0 ? hidden : 0;
+// Which sequences an `Attention` serves.
+enum class Kind { all, one_row, several_rows };
+
+// Cut the sequences into units of at most `rows_a_unit` rows; those of one row are also cut by
+// keys, where there are threads to share them.
+inline std::vector<Unit> cut(const Call& call, int64_t num_groups, int64_t rows_a_unit, Kind kind) {
+    auto serves = [&](int64_t sequence) {
+        const bool is_one = num_rows(call, sequence) == 1;
+        return kind == Kind::all || is_one == (kind == Kind::one_row);
     };
     int64_t num_keys = 0;
-    for (int64_t b = 0; b < call.batch; ++b) num_keys += call.lengths[b] - first_key(b);
+    for (int64_t b = 0; b < call.batch; ++b)
+        if (serves(b)) num_keys += call.lengths[b];
     // Four units a thread even out what threads are disturbed by.
     int64_t span = std::max(kMinSpan, num_keys * num_groups / (call.num_threads * 4));
     span = (span + kTile - 1) / kTile * kTile;
     std::vector<Unit> units;
     for (int64_t b = 0; b < call.batch; ++b) {
-        int64_t start = first_key(b), end = call.lengths[b];
-        int64_t num_siblings = call.num_threads == 1 ? 1 : (end - start + span - 1) / span;
-        int64_t first_sibling = units.size();
-        if (num_siblings == 1) {
-            units.push_back({b, start, end, first_sibling, 1});
-            continue;
+        if (!serves(b)) continue;
+        const int64_t last_row = first_row(call, b + 1);
+        for (int64_t row = first_row(call, b); row < last_row; row += rows_a_unit) {
+            Unit unit{b, row, std::min(rows_a_unit, last_row - row), 0, 0, 0, 1};
+            const int64_t start = unit.begin(call, 0), end = unit.end(call, unit.num_rows - 1);
+            unit.first_sibling = units.size();
+            if (call.num_threads > 1 && num_rows(call, b) == 1)
+                unit.num_siblings = (end - start + span - 1) / span;
+            const int64_t step = unit.num_siblings == 1 ? end - start : span;
+            for (unit.first = start; unit.first < end; unit.first += step) {
+                unit.last = std::min(unit.first + step, end);
+                units.push_back(unit);
+            }
         }
-        for (int64_t first = start; first < end; first += span)
-            units.push_back({b, first, std::min(first + span, end), first_sibling, num_siblings});
     }
     return units;
 }
@@ -459,15 +525,15 @@ inline std::vector<Unit> cut(const Call& call, int64_t num_groups) {
 template <typename T, int G>
 class Attention {
 public:
-    explicit Attention(const Call& call)
+    explicit Attention(const Call& call, Kind kind = Kind::all)
         : call_(call),
           heads_per_kv_head_(call.num_heads / call.num_kv_heads),
           groups_per_kv_head_((heads_per_kv_head_ + G - 1) / G),
           num_groups_(call.num_kv_heads * groups_per_kv_head_),
-          units_(cut(call, num_groups_)),
+          units_(cut(call, num_groups_, std::max<int64_t>(1, G / heads_per_kv_head_), kind)),
           num_units_(units_.size()),
           size_(Partial::size(G, call.value_dim)),
-          partials_(workspace(num_groups_ * num_units_ * size_)),
+          partials_(workspace(kind, num_groups_ * num_units_ * size_)),
           pending_(num_groups_ * num_units_) {
         for (int64_t i = 0; i < num_groups_ * num_units_; ++i)
             pending_[i] = units_[i % num_units_].num_siblings;
@@ -480,29 +546,29 @@ public:
         const int64_t group = task % num_groups_;
         const int64_t kv_head = group / groups_per_kv_head_;
         const int64_t offset = group % groups_per_kv_head_ * G;
-        const int64_t first_head = kv_head * heads_per_kv_head_ + offset;
-        const int count = std::min<int64_t>(G, heads_per_kv_head_ - offset);
+        const Lanes lanes{kv_head * heads_per_kv_head_ + offset,
+                          std::min<int64_t>(G, heads_per_kv_head_ - offset), unit.num_rows};
         // Whoever serves more than kMaxGroup heads a KV head writes the same several times.
-        if (unit.last == call_.lengths[unit.sequence]) {
+        if (call_.new_keys && unit.last == call_.lengths[unit.sequence]) {
             write_new<T>(call_, call_.new_keys, call_.new_key_strides, call_.keys, unit.sequence,
                          kv_head, call_.head_dim);
             write_new<T>(call_, call_.new_values, call_.new_value_strides, call_.values,
                          unit.sequence, kv_head, call_.value_dim);
         }
         float* memory = partials_ + group * num_units_ * size_;
-        attend<T, G>(call_, unit, kv_head, first_head, count,
+        attend<T, G>(call_, unit, kv_head, lanes,
                      Partial(memory + task / num_groups_ * size_, G));
         int64_t* left = &pending_[group * num_units_ + unit.first_sibling];
         if (__atomic_sub_fetch(left, 1, __ATOMIC_ACQ_REL) > 0) return;
-        for (int g = 0; g < count; ++g)
-            merge<T>(call_, unit, first_head + g, G, g, memory + unit.first_sibling * size_,
-                     size_);
+        for (int g = 0; g < lanes.count(); ++g)
+            merge<T>(call_, unit, lanes, G, g, memory + unit.first_sibling * size_, size_);
     }
 
 private:
     // Memory of the thread that makes the tasks; it outlives them and is used again.
-    static float* workspace(size_t count) {
-        thread_local std::vector<float> memory;
+    static float* workspace(Kind kind, size_t count) {
+        thread_local std::vector<float> memories[3];
+        std::vector<float>& memory = memories[int(kind)];
         if (memory.size() < count) memory.resize(count);
         return memory.data();
     }

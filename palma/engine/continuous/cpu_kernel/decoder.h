@@ -1,10 +1,11 @@
-// A decode step through all layers of a Llama-like model, by threads that stay together.
+// A step through all layers of a Llama-like model, by threads that stay together. Its rows are
+// tokens: one of each sequence that decodes, several of those whose prompts are read.
 //
 // A layer: RMS norm, queries, keys and values, rotation, attention, output; RMS norm, gate and up,
 // SiLU, down. Hidden states and all sums are float32; rows are rounded where a layer's format
 // wants it. The threads of one parallel region go from phase to phase: each phase is cut into
 // tasks, whoever is free takes the next one, and the last to finish opens the next phase. Waiting
-// threads spin for some microseconds, then let others have the processor.
+// threads spin for some milliseconds before they let others have the processor.
 
 #pragma once
 
@@ -19,7 +20,7 @@
 
 namespace palma {
 
-constexpr int kMaxSpins = 4000;
+constexpr int kMaxSpins = 1 << 17;  // some milliseconds: who yields is away for as long
 
 // Mirrors `_Layer` in decoder.py, field by field.
 struct Layer {
@@ -31,6 +32,7 @@ struct Layer {
     void* keys;                     // (num_kv_heads, num_slots, head_dim)
     void* values;
     int64_t window;                 // most keys a query sees; 0: all
+    double scale;                   // of the scores
 };
 
 // Mirrors `_Model` in decoder.py.
@@ -41,19 +43,21 @@ struct Model {
     const float* final_norm;        // (hidden_size,)
     int64_t hidden_size, intermediate_size, num_heads, num_kv_heads, head_dim;
     int64_t num_slots, block_size;
-    double epsilon, scale;
+    double epsilon;
     int32_t is_bfloat16;            // what keys and values are; else float32
 };
 
 // Mirrors `_Step` in decoder.py.
 struct Step {
-    float* hidden;                  // (batch, hidden_size): embeddings
-    const float* cosines;           // (batch, head_dim)
+    float* hidden;                  // (num_rows, hidden_size): embeddings
+    const float* cosines;           // (num_rows, head_dim)
     const float* sines;
     const int32_t* block_tables;    // (batch, max_blocks)
-    const int32_t* lengths;         // (batch,)
-    float* logits;                  // (batch, vocab_size)
-    int64_t batch, max_blocks, num_threads;
+    const int32_t* lengths;         // (batch,): keys of each sequence, the new ones included
+    const int32_t* first_rows;      // (batch + 1,): where a sequence's rows begin
+    const int32_t* head_rows;       // (num_logits,): rows whose logits are wanted
+    float* logits;                  // (num_logits, vocab_size)
+    int64_t batch, num_rows, num_logits, max_blocks, num_threads;
 };
 
 // The threads of a parallel region.
@@ -193,7 +197,7 @@ template <typename T, int G>
 class Decoder {
 public:
     Decoder(const Model& model, const Step& step)
-        : model_(model), step_(step), batch_(step.batch),
+        : model_(model), step_(step), num_rows_(step.num_rows),
           query_width_(model.num_heads * model.head_dim),
           kv_width_(model.num_kv_heads * model.head_dim),
           qkv_width_(query_width_ + 2 * kv_width_) {
@@ -201,11 +205,15 @@ public:
         thread_local std::vector<T> states;
         thread_local std::vector<char> units;
         const int64_t widest = std::max({model.hidden_size, model.intermediate_size, query_width_});
-        qkv_ = scratch(qkv, batch_ * std::max(qkv_width_, 2 * model.intermediate_size));
-        wide_ = scratch(wide, batch_ * widest);
-        states_ = scratch(states, batch_ * (qkv_width_ + query_width_));
-        units_ = scratch(units, batch_ * (widest * 4 + 64));
-        scales_ = scratch(scales, batch_);
+        qkv_ = scratch(qkv, num_rows_ * std::max(qkv_width_, 2 * model.intermediate_size));
+        wide_ = scratch(wide, num_rows_ * widest);
+        states_ = scratch(states, num_rows_ * 2 * query_width_);
+        units_ = scratch(units, num_rows_ * (widest * 4 + 64));
+        scales_ = scratch(scales, num_rows_);
+        thread_local std::vector<int32_t> sequences;
+        sequence_of_ = scratch(sequences, num_rows_);
+        for (int64_t b = 0; b < step.batch; ++b)
+            std::fill(sequence_of_ + step.first_rows[b], sequence_of_ + step.first_rows[b + 1], b);
     }
 
     void run() {
@@ -221,51 +229,59 @@ private:
     void run_together() {
         for (int64_t i = 0; i < model_.num_layers; ++i) {
             const Layer& layer = model_.layers[i];
-            multiply_normed(layer.qkv, layer.input_norm, qkv_);
-            team_.each(batch_ + 1, [&](int64_t row) {
+            multiply_normed(layer.qkv, layer.input_norm);
+            team_.each(num_rows_ + 1, [&](int64_t row) {
                 if (row == 0) plan_attention(layer);
-                else rotate_row(layer, row - 1);
+                else rotate_and_store(layer, row - 1);
             });
-            team_.each(attention_->num_tasks(), [&](int64_t task) { attention_->work(task); });
-            multiply_rows(layer.output, step_.hidden, true, [&](int64_t row, float* to) {
+            const int64_t num_decodes = decodes_->num_tasks();
+            team_.each(num_decodes + prefills_->num_tasks(), [&](int64_t task) {
+                if (task < num_decodes) decodes_->work(task);
+                else prefills_->work(task - num_decodes);
+            });
+            multiply_rows(layer.output, num_rows_, step_.hidden, true, [&](int64_t row, float* to) {
                 widen_row(attended() + row * query_width_, query_width_, to);
             });
-            multiply_normed(layer.gate_up, layer.middle_norm, qkv_);
-            multiply_rows(layer.down, step_.hidden, true, [&](int64_t row, float* to) {
+            multiply_normed(layer.gate_up, layer.middle_norm);
+            multiply_rows(layer.down, num_rows_, step_.hidden, true, [&](int64_t row, float* to) {
                 const float* gate = qkv_ + row * 2 * model_.intermediate_size;
                 gated(gate, gate + model_.intermediate_size, model_.intermediate_size, to);
             });
         }
-        multiply_normed(model_.head, model_.final_norm, step_.logits);
+        multiply_rows(model_.head, step_.num_logits, step_.logits, false,
+                      [&](int64_t row, float* to) {
+            normalize(step_.head_rows[row], model_.final_norm, to);
+        });
     }
 
     T* queries() const { return states_; }
-    T* new_keys() const { return states_ + query_width_; }
-    T* new_values() const { return states_ + query_width_ + kv_width_; }
-    T* attended() const { return states_ + batch_ * qkv_width_; }
+    T* attended() const { return states_ + num_rows_ * query_width_; }
 
     // out = rows * weights, or with `adds` out += rows * weights; `fill(row, to)` makes the rows.
     template <typename Fill>
-    void multiply_rows(const Linear& linear, float* out, bool adds, Fill fill) {
+    void multiply_rows(const Linear& linear, int64_t count, float* out, bool adds, Fill fill) {
         const Rows rows{units_, scales_, Rows::stride_of(linear)};
-        team_.each(batch_, [&](int64_t row) {
+        team_.each(count, [&](int64_t row) {
             float* values = wide_ + row * linear.num_inputs;
             fill(row, values);
             prepare_row(linear, values, row, rows);
         });
         team_.each(num_panels(linear), [&](int64_t panel) {
-            multiply(linear, rows, batch_, panel, out, linear.num_outputs, adds);
+            multiply(linear, rows, count, panel, out, linear.num_outputs, adds);
         });
     }
 
-    void multiply_normed(const Linear& linear, const float* norm, float* out) {
-        multiply_rows(linear, out, false, [&](int64_t row, float* to) {
-            const int64_t size = model_.hidden_size;
-            rms_norm(step_.hidden + row * size, norm, size, model_.epsilon, to);
-        });
+    void multiply_normed(const Linear& linear, const float* norm) {
+        multiply_rows(linear, num_rows_, qkv_, false,
+                      [&](int64_t row, float* to) { normalize(row, norm, to); });
     }
 
-    void rotate_row(const Layer& layer, int64_t row) {
+    void normalize(int64_t row, const float* norm, float* to) {
+        const int64_t size = model_.hidden_size;
+        rms_norm(step_.hidden + row * size, norm, size, model_.epsilon, to);
+    }
+
+    void rotate_and_store(const Layer& layer, int64_t row) {
         float* qkv = qkv_ + row * qkv_width_;
         const int64_t dim = model_.head_dim;
         for (int64_t head = 0; head < model_.num_heads + model_.num_kv_heads; ++head) {
@@ -274,25 +290,35 @@ private:
             if (norm) rms_norm(at, norm, dim, model_.epsilon, at);
             rotate(at, step_.cosines + row * dim, step_.sines + row * dim, dim);
         }
-        narrow_row(qkv, qkv_width_, states_ + row * qkv_width_);
+        narrow_row(qkv, query_width_, queries() + row * query_width_);
+        const int64_t slot = slot_of(row);
+        for (int64_t head = 0; head < model_.num_kv_heads; ++head) {
+            const int64_t at = (head * model_.num_slots + slot) * dim;
+            const float* key = qkv + query_width_ + head * dim;
+            narrow_row(key, dim, static_cast<T*>(layer.keys) + at);
+            narrow_row(key + kv_width_, dim, static_cast<T*>(layer.values) + at);
+        }
+    }
+
+    // Where a row's keys and values go.
+    int64_t slot_of(int64_t row) const {
+        const int64_t b = sequence_of_[row], size = model_.block_size;
+        const int64_t position = step_.lengths[b] - (step_.first_rows[b + 1] - row);
+        return step_.block_tables[b * step_.max_blocks + position / size] * size + position % size;
     }
 
     void plan_attention(const Layer& layer) {
         Call call{};
         call.query = queries();
-        call.new_keys = new_keys();
-        call.new_values = new_values();
         call.keys = layer.keys;
         call.values = layer.values;
         call.output = attended();
         call.block_tables = step_.block_tables;
         call.lengths = step_.lengths;
-        for (int64_t* strides :
-             {call.query_strides, call.new_key_strides, call.new_value_strides}) {
-            strides[0] = qkv_width_;
-            strides[1] = model_.head_dim;
-        }
-        call.batch = batch_;
+        call.first_rows = step_.first_rows;
+        call.query_strides[0] = query_width_;
+        call.query_strides[1] = model_.head_dim;
+        call.batch = step_.batch;
         call.num_heads = model_.num_heads;
         call.num_kv_heads = model_.num_kv_heads;
         call.head_dim = call.value_dim = model_.head_dim;
@@ -301,20 +327,23 @@ private:
         call.max_blocks = step_.max_blocks;
         call.window = layer.window;
         call.num_threads = step_.num_threads;
-        call.scale = model_.scale;
-        attention_.emplace(call);
+        call.scale = layer.scale;
+        decodes_.emplace(call, Kind::one_row);
+        prefills_.emplace(call, Kind::several_rows);
     }
 
     const Model& model_;
     const Step& step_;
     Team team_;
-    const int64_t batch_, query_width_, kv_width_, qkv_width_;
-    float* qkv_;     // (batch, qkv_width), later (batch, 2 * intermediate_size)
-    float* wide_;    // (batch, widest)
-    T* states_;      // (batch, qkv_width) queries, keys, values; then (batch, query_width) attended
+    const int64_t num_rows_, query_width_, kv_width_, qkv_width_;
+    float* qkv_;            // (num_rows, qkv_width), later (num_rows, 2 * intermediate_size)
+    float* wide_;           // (num_rows, widest)
+    T* states_;             // (num_rows, query_width) queries, then as much attended
     char* units_;
     float* scales_;
-    std::optional<Attention<T, G>> attention_;
+    int32_t* sequence_of_;  // (num_rows,)
+    std::optional<Attention<T, G>> decodes_;
+    std::optional<Attention<T, kMaxGroup>> prefills_;
 };
 
 }  // namespace palma

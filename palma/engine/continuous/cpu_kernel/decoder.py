@@ -1,8 +1,9 @@
-"""A whole decode step of a Llama-like model as one call of the C++ kernel."""
+"""A whole step of a Llama-like model as one call of the C++ kernel."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from palma.engine.continuous.cpu_kernel.kernel import DecodeKernel
 from palma.engine.continuous.cpu_kernel.panel_linear import LinearCall, PanelLinear
 from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.score_rules import ScoreRules
 from palma.engine.continuous.sibling_linears import SiblingLinear
 
 LAYER_CLASSES = frozenset(
@@ -26,6 +28,7 @@ class _Layer(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("input_norm", "middle_norm")),
         *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm", "keys", "values")),
         ("window", ctypes.c_int64),
+        ("scale", ctypes.c_double),
     ]
 
 
@@ -40,7 +43,7 @@ class _Model(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("hidden_size", "intermediate_size")),
         *((name, ctypes.c_int64) for name in ("num_heads", "num_kv_heads", "head_dim")),
         *((name, ctypes.c_int64) for name in ("num_slots", "block_size")),
-        *((name, ctypes.c_double) for name in ("epsilon", "scale")),
+        ("epsilon", ctypes.c_double),
         ("is_bfloat16", ctypes.c_int32),
     ]
 
@@ -50,8 +53,10 @@ class _Step(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("hidden", "cosines", "sines")),
-        *((name, ctypes.c_void_p) for name in ("block_tables", "lengths", "logits")),
-        *((name, ctypes.c_int64) for name in ("batch", "max_blocks", "num_threads")),
+        *((name, ctypes.c_void_p) for name in ("block_tables", "lengths", "first_rows")),
+        *((name, ctypes.c_void_p) for name in ("head_rows", "logits")),
+        *((name, ctypes.c_int64) for name in ("batch", "num_rows", "num_logits")),
+        *((name, ctypes.c_int64) for name in ("max_blocks", "num_threads")),
     ]
 
 
@@ -60,7 +65,7 @@ class UnknownModel(Exception):
 
 
 class StepDecoder:
-    """Decodes one token of each sequence, from embeddings to logits, outside Python.
+    """Computes the next tokens of several sequences, from embeddings to logits, outside Python.
 
     The residual stream is float32 whatever the model's precision.
 
@@ -68,12 +73,19 @@ class StepDecoder:
         model: A causal language model of Transformers' whose linear layers are all PanelLinear.
         kernel: Has them packed.
         kv_cache: Where keys and values go; its layers are made if they are not there.
+        rules: Of the scores, by layer, as the model's own code asks for them.
 
     Raises:
         UnknownModel: Some part of it is not what the kernel computes.
     """
 
-    def __init__(self, model: Any, kernel: DecodeKernel, kv_cache: KVCache) -> None:
+    def __init__(
+        self,
+        model: Any,
+        kernel: DecodeKernel,
+        kv_cache: KVCache,
+        rules: Mapping[int, ScoreRules],
+    ) -> None:
         require_known(model)
         inner = model.model
         attention, norm = inner.layers[0].self_attn, inner.norm
@@ -81,7 +93,7 @@ class StepDecoder:
         self._function = kernel.library.palma_decode
         self._vocab_size = model.lm_head.out_features
         self._kept: list[Any] = [kernel, kv_cache, model]  # what the structures below point to
-        layers = [self._layer(layer, kv_cache) for layer in inner.layers]
+        layers = [self._layer(layer, kv_cache, rules) for layer in inner.layers]
         self._layers = (_Layer * len(layers))(*layers)
         self._model = _Model(
             ctypes.addressof(self._layers),
@@ -96,43 +108,54 @@ class StepDecoder:
             kv_cache.num_blocks * kv_cache.block_size,
             kv_cache.block_size,
             norm.variance_epsilon,
-            attention.scaling,
             model.dtype == torch.bfloat16,
         )
 
-    def decode(
+    def step(
         self,
         token_ids: torch.Tensor,
         positions: torch.Tensor,
+        first_rows: torch.Tensor,
+        *,
         block_tables: torch.Tensor,
         kv_lengths: torch.Tensor,
     ) -> torch.Tensor:
-        """Store the keys and values of one token of each sequence, and compute what follows it.
+        """Store the keys and values of the next tokens, and compute what follows the last of each.
 
         Args:
-            token_ids: (batch, 1), int64.
+            token_ids: (1, num_rows), int64: those of the first sequence, then the next one's.
             positions: The same.
+            first_rows: (batch + 1,), int32: where each sequence's begin; they end at num_rows.
             block_tables: (batch, max_blocks), int32, contiguous; not checked.
-            kv_lengths: (batch,), int32: tokens of each sequence, this one included.
+            kv_lengths: (batch,), int32: tokens of each sequence, these included.
 
         Returns:
             The logits (batch, vocab_size), float32.
         """
-        hidden: torch.Tensor = self._embed(token_ids)[:, 0].float().contiguous()
-        cosines, sines = (found[:, 0].contiguous() for found in self._rotary(hidden, positions))
-        logits = hidden.new_empty(hidden.shape[0], self._vocab_size)
-        tensors = (hidden, cosines, sines, block_tables, kv_lengths, logits)
+        head_rows = first_rows[1:] - 1
+        hidden: torch.Tensor = self._embed(token_ids)[0].float().contiguous()
+        cosines, sines = (found[0].contiguous() for found in self._rotary(hidden, positions))
+        logits = hidden.new_empty(head_rows.shape[0], self._vocab_size)
+        tensors = (
+            *(hidden, cosines, sines, block_tables, kv_lengths, first_rows),
+            *(head_rows, logits),
+        )
         step = _Step(
             *(tensor.data_ptr() for tensor in tensors),
+            block_tables.shape[0],
             hidden.shape[0],
+            logits.shape[0],
             block_tables.shape[1],
             torch.get_num_threads(),
         )
         self._function(ctypes.byref(self._model), ctypes.byref(step))
         return logits
 
-    def _layer(self, layer: Any, kv_cache: KVCache) -> _Layer:
+    def _layer(self, layer: Any, kv_cache: KVCache, rules_of: Mapping[int, ScoreRules]) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
+        rules = rules_of[attention.layer_idx]
+        if rules.softcap is not None or rules.sinks is not None:
+            raise UnknownModel("its scores are capped, or have sinks")
         shape = (1, attention.config.num_key_value_heads, 1, attention.head_dim)
         like = layer.input_layernorm.weight.new_empty(shape)
         keys, values = kv_cache.layer(attention.layer_idx, like, like)
@@ -147,7 +170,8 @@ class StepDecoder:
             *(None if norm is None else self._floats(norm.weight) for norm in norms),
             keys.data_ptr(),
             values.data_ptr(),
-            getattr(attention, "sliding_window", None) or 0,
+            rules.sliding_window or 0,
+            rules.scale(attention.head_dim),
         )
 
     def _floats(self, weight: torch.Tensor) -> int:

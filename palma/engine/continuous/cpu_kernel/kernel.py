@@ -28,7 +28,7 @@ class _Call(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("query", "new_keys", "new_values")),
         *((name, ctypes.c_void_p) for name in ("keys", "values", "output")),
-        *((name, ctypes.c_void_p) for name in ("block_tables", "lengths", "sinks")),
+        *((name, ctypes.c_void_p) for name in ("block_tables", "lengths", "first_rows", "sinks")),
         *((name, _Strides) for name in ("query_strides", "new_key_strides", "new_value_strides")),
         *((name, ctypes.c_int64) for name in ("batch", "num_heads", "num_kv_heads")),
         *((name, ctypes.c_int64) for name in ("head_dim", "value_dim")),
@@ -113,6 +113,7 @@ class DecodeKernel:
         call = _Call(
             *(tensor.data_ptr() for tensor in (query, key, value, keys, values, output)),
             *(tensor.data_ptr() for tensor in (block_tables, kv_lengths)),
+            None,
             None if sinks is None else sinks.data_ptr(),
             *(_Strides(*tensor.stride()[:2]) for tensor in (query, key, value)),
             batch,

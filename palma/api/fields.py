@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -74,6 +75,9 @@ def _is_same(value: Any, neutral: Any) -> bool:
 MAX_MESSAGES = 10_000
 """They are checked on the event loop: this many take some 20 ms."""
 
+MAX_PARTS = 10_000
+"""In all messages together: parts of texts, calls, results. This many take some 0.1 s."""
+
 MAX_BIASES = 1024
 MAX_BIAS_CHARS = 100
 MAX_STOP_TOKEN_IDS = 128
@@ -88,7 +92,30 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+def bound_parts(messages: Any) -> Any:
+    """Return messages as they came, unless it would take seconds to check what is in them.
+
+    Raises:
+        ValueError: They have more than MAX_PARTS parts.
+    """
+    parts = list(_parts_in(messages))
+    count = len(parts) + sum(1 for _ in _parts_in(parts))
+    if count > MAX_PARTS:
+        raise ValueError(f"{count} parts and calls are too many: at most {MAX_PARTS} are taken")
+    return messages
+
+
+def _parts_in(items: Any) -> Iterator[Any]:
+    for item in items if isinstance(items, list) else ():
+        for value in item.values() if isinstance(item, dict) else ():
+            yield from value if isinstance(value, list) else ()
+
+
+Messages = Annotated[
+    list[Message],
+    Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True),
+    BeforeValidator(bound_parts),
+]
 """A conversation in the dialect's own kind of message."""
 
 

@@ -45,6 +45,12 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: int
 
 
+class CompletionTokensDetails(TypedDict):
+    """How many completion tokens were thoughts."""
+
+    reasoning_tokens: int
+
+
 class UsageAnswer(TypedDict):
     """Measured token counts."""
 
@@ -52,6 +58,7 @@ class UsageAnswer(TypedDict):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class TopLogprob(TypedDict):
@@ -87,6 +94,7 @@ def usage_answer(usage: Usage) -> UsageAnswer:
         "completion_tokens": usage.num_completion_tokens,
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
         "prompt_tokens_details": {"cached_tokens": usage.num_cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": usage.num_reasoning_tokens},
     }
 
 

@@ -114,12 +114,14 @@ class Thinking:
         template: An XML text with `{placeholders}` to be filled first, as gallama has it; empty
             for none.
         param: The request field that bounds or guides it.
+        switch_param: The request field that turns it on or off.
     """
 
     enabled: bool | None = None
     budget: int | None = None
     template: str = ""
     param: str = "thinking_template"
+    switch_param: str = "reasoning_effort"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import threading
 from typing import TYPE_CHECKING, Any, cast
 
 from palma.core.errors import ChatTemplateRejected
-from palma.core.types import ChatPrompt, Message, Tool
+from palma.core.types import ChatPrompt
+from palma.models.chat_turns import TurnStyle, function, turns
 from palma.models.token_bytes import TokenBytes
 from palma.models.token_length import UNBOUNDED, max_token_chars
 
@@ -44,6 +45,7 @@ class HFTokenizer:
         definition = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else None
         self._backends = None if definition is None else _frozen_backends(definition)
         self.chat_template: str = _chat_template(tokenizer)
+        self._turn_style = TurnStyle.of(self.chat_template)
         added = tokenizer.added_tokens_decoder.values()
         self.special_tokens: tuple[str, ...] = tuple(t.content for t in added if t.special)
         self._token_bytes = TokenBytes(tokenizer, definition)
@@ -113,8 +115,8 @@ class HFTokenizer:
             return cast(
                 "str",
                 self._tokenizer.apply_chat_template(
-                    [_turn(message) for message in chat.messages],
-                    tools=[_function(tool) for tool in chat.tools] or None,
+                    turns(chat, self._turn_style),
+                    tools=[function(tool) for tool in chat.tools] or None,
                     tokenize=False,
                     add_generation_prompt=not is_open,
                     continue_final_message=is_open,
@@ -169,35 +171,6 @@ def _chat_template(tokenizer: Any) -> str:
 def _plain_chat(chat: ChatPrompt) -> str:
     lines = [f"{message.role.capitalize()}: {message.content}" for message in chat.messages]
     return "\n".join(lines if chat.continue_final_message else [*lines, "Assistant:"])
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    """Return a message as chat templates know it: Transformers' own form of calls and results."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        turn["reasoning_content"] = message.reasoning
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {
-                "type": "function",
-                "id": call.call_id,
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
-
-
-def _function(tool: Tool) -> dict[str, Any]:
-    """Return a tool as chat templates know it: OpenAI's form."""
-    function = {
-        "name": tool.name,
-        "description": tool.description,
-        "parameters": json.loads(tool.parameters),
-    }
-    return {"type": "function", "function": function}
 
 
 def _template_options(chat: ChatPrompt) -> dict[str, bool]:

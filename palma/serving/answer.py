@@ -73,6 +73,7 @@ class AnswerBuilder:
         self._num_completion_tokens = 0
         self._num_cached_tokens = 0
         self._num_reasoning_tokens = 0
+        self._num_undecided = 0  # tokens that are thoughts, or the mark behind them
         self._token_ids: list[int] = []  # not yet text
         self._pieces = Pieces(text=plan.echo)  # not yet said
         self._has_calls = False
@@ -116,9 +117,10 @@ class AnswerBuilder:
             is_end_token = report.token_id in self._plan.stop_token_ids
             if self._plan.scores_end_token or not is_end_token:
                 self._scored.add(self._num_chars, report)
-        pieces = self._plan.reader.push(self._detokenize())
-        if pieces.reasoning and not pieces.text:
-            self._num_reasoning_tokens += len(delta.token_ids)
+        reader = self._plan.reader
+        self._num_undecided += len(self._token_ids) if reader.is_thinking else 0
+        pieces = reader.push(self._detokenize())
+        self._count_thoughts(pieces)
         self._take_pieces(pieces)
         if self._stop_matcher.matched:
             self._ended = True
@@ -128,11 +130,20 @@ class AnswerBuilder:
             self._emitted_at = now
             self._emit_pieces()
 
+    def _count_thoughts(self, pieces: Pieces) -> None:
+        """Count the tokens of what was thought; those of its marks are not among them."""
+        if pieces.reasoning:
+            self._num_reasoning_tokens += self._num_undecided
+        if pieces.reasoning or not self._plan.reader.is_thinking:
+            self._num_undecided = 0
+
     def _end(self, delta: TokenDelta) -> None:
         text = self._detokenize()
         if delta.finish_reason == "stop" or delta.finish_reason == "length":
             reader = self._plan.reader
-            self._take_pieces(reader.push(text + self._detokenizer.flush()) + reader.flush())
+            pieces = reader.push(text + self._detokenizer.flush()) + reader.flush()
+            self._count_thoughts(pieces)
+            self._take_pieces(pieces)
             if not self._stop_matcher.matched:
                 self._pieces += Pieces(text=self._stop_matcher.flush())
             self._emit_last("stop" if self._stop_matcher.matched else delta.finish_reason)

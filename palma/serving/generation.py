@@ -121,6 +121,11 @@ class Generation:
         self._chunks: asyncio.Queue[TextChunk | PalmaError] = asyncio.Queue()
         self._error: PalmaError | None = None
 
+    @property
+    def error(self) -> PalmaError | None:
+        """What it ended with, if it failed."""
+        return self._error
+
     async def accepted(self) -> None:
         """Wait until the engine has the prompt.
 

@@ -72,15 +72,15 @@ class GrammarTrial:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def find_fault(self, grammar: str) -> str | None:
-        """Return what is wrong with a grammar, None if nothing is; blocks for about TRIAL_S.
+    def find_fault(self, grammar: str, *, limit_s: float = TRIAL_S) -> str | None:
+        """Return what is wrong with a grammar, None if nothing is; blocks for about `limit_s`.
 
         The first call, and the first after a grammar that was too much, also starts the process.
         """
         with self._lock:
             if self._process is None:
                 self._process = _start()
-            answer = _ask(self._process, grammar)
+            answer = _ask(self._process, grammar, limit_s)
             if not answer.endswith(b"\n"):
                 self._end()
                 return TOO_COSTLY
@@ -115,14 +115,15 @@ def _start() -> subprocess.Popen[bytes]:
     return process
 
 
-def _ask(process: subprocess.Popen[bytes], grammar: str) -> bytes:
+def _ask(process: subprocess.Popen[bytes], grammar: str, limit_s: float) -> bytes:
     """Return the line that the process answers; less of it where the process has died."""
     assert process.stdin is not None
     assert process.stdout is not None
     timer = threading.Timer(PATIENCE_S, process.kill)
     timer.start()
     try:
-        process.stdin.write(json.dumps({"grammar": grammar}).encode() + b"\n")
+        task = {"grammar": grammar, "limit_s": limit_s}
+        process.stdin.write(json.dumps(task).encode() + b"\n")
         process.stdin.flush()
         return process.stdout.readline()
     except BrokenPipeError:
@@ -142,9 +143,9 @@ def main() -> None:
     _write(sys.stdout, {"ready": True})
     with ThreadPoolExecutor(1) as thread:  # its stack is the small one
         for line in sys.stdin:
-            grammar = json.loads(line)["grammar"]
-            _limit_processor_time(TRIAL_S)
-            fault = thread.submit(find_fault, tokenizer, grammar).result()
+            task = json.loads(line)
+            _limit_processor_time(task["limit_s"])
+            fault = thread.submit(find_fault, tokenizer, task["grammar"]).result()
             _limit_processor_time(0)
             _write(sys.stdout, {"fault": fault})
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 import weakref
 from collections import OrderedDict
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from palma.core.errors import InvalidRequest, QueueFull, UnsupportedParameter
 from palma.core.types import Constraint, SamplingParams
 from palma.engine.base import Engine
 from palma.serving.grammar_trial import GrammarTrial, parser_limits
-from palma.serving.structured import binds_beginning_only, check_constraints, names, to_grammar
+from palma.serving.structured import (
+    binds_beginning_only,
+    check_constraints,
+    names,
+    schema_grammar,
+    to_grammar,
+)
+from palma.serving.tools.grammar import one_tool_each
+from palma.serving.tools.spelling import PLAIN, Spelling
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -29,6 +38,10 @@ MAX_PENDING = 16
 WORTH_A_THREAD_S = 3e-4
 """A mask that takes this long is computed beside the forward pass. To hand one over costs a
 third of it, and most masks take a thirtieth."""
+
+
+BLAME_S = 0.5
+"""Time to find out which of several tools is at fault; each alone costs less than all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +138,7 @@ class GrammarCompiler:
             UnsupportedParameter: This model cannot follow any.
             QueueFull: Too many others' are being compiled.
         """
-        if not constraints:
+        if not constraints or _is_unheld(constraints, engine):
             return None
         check_constraints(constraints, params)
         grammars = self._by_engine.setdefault(engine, _EngineGrammars())
@@ -175,6 +188,7 @@ class _EngineGrammars:
 
     def __init__(self) -> None:
         self._tokenizer: LLTokenizer | None = None
+        self._spelling = PLAIN
         self.pending: dict[tuple[Constraint, ...], asyncio.Task[CompiledGrammar]] = {}
         self._kept: OrderedDict[tuple[Constraint, ...], CompiledGrammar] = OrderedDict()
 
@@ -196,17 +210,62 @@ class _EngineGrammars:
 
         if self._tokenizer is None:
             self._tokenizer = _make_tokenizer(engine, names(constraints))
-        grammar = to_grammar(constraints)
-        fault = trial.find_fault(grammar)
+            self._spelling = _spelling(engine, self._tokenizer)
+        fault = trial.find_fault(to_grammar(constraints))
         if fault is None:
             limits = parser_limits(is_trial=False)
+            grammar = to_grammar(constraints, self._spelling)
             matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
             first = matcher.compute_bitmask()
             if not matcher.is_error():
                 return CompiledGrammar(matcher, first, binds_beginning_only(constraints))
             reason = matcher.get_error().partition("\n")[0]
             fault = f"it cannot be followed over this model's vocabulary: {reason}"
-        raise InvalidRequest(f"{names(constraints)}: {fault}", param=constraints[0].param)
+        raise _refusal(constraints, fault, trial)
+
+
+def _refusal(
+    constraints: tuple[Constraint, ...], fault: str, trial: GrammarTrial
+) -> InvalidRequest:
+    """Return the error that says what is at fault: of several tools, which one."""
+    tools = [constraint for constraint in constraints if constraint.kind == "tools"]
+    until = time.monotonic() + BLAME_S
+    for name, schema, alone in one_tool_each(tools[0]) if tools else ():
+        found = _tool_fault(schema, alone, trial)
+        if found is not None:
+            message = f"{alone.param}: the parameters of {name!r}: {found}"
+            return InvalidRequest(message, param=alone.param)
+        if time.monotonic() > until:
+            break
+    return InvalidRequest(f"{names(constraints)}: {fault}", param=constraints[0].param)
+
+
+def _tool_fault(schema: Any, alone: Constraint, trial: GrammarTrial) -> str | None:
+    """Return what is wrong with one tool's schema, or with the grammar of its calls."""
+    try:
+        grammar = schema_grammar(json.dumps(schema))
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return trial.find_fault(grammar, limit_s=BLAME_S) or trial.find_fault(
+        to_grammar((alone,)), limit_s=BLAME_S
+    )
+
+
+def _spelling(engine: Engine, tokenizer: LLTokenizer) -> Spelling:
+    """Return which tokens llguidance takes for control tokens: those that are no plain bytes."""
+    added = json.loads(engine.tokenizer.definition() or "{}").get("added_tokens", [])
+    control = {
+        token["content"]: token["id"]
+        for token in added
+        if token["id"] < tokenizer.vocab_size and tokenizer.is_special_token(token["id"])
+    }
+    ends = engine.info.stop_token_ids
+    return Spelling({token: number for token, number in control.items() if number not in ends})
+
+
+def _is_unheld(constraints: tuple[Constraint, ...], engine: Engine) -> bool:
+    """Return whether the mock engine, which follows no grammar, may answer as it was told."""
+    return engine.info.engine == "mock" and all(one.kind == "tools" for one in constraints)
 
 
 def _num_chars(grammars: OrderedDict[tuple[Constraint, ...], CompiledGrammar]) -> int:

@@ -95,6 +95,7 @@ def total_usage(usages: list[Usage], num_prompts: int) -> Usage:
         num_prompt_tokens=sum(usage.num_prompt_tokens for usage in per_prompt),
         num_completion_tokens=sum(usage.num_completion_tokens for usage in usages),
         num_cached_tokens=sum(usage.num_cached_tokens for usage in per_prompt),
+        num_reasoning_tokens=sum(usage.num_reasoning_tokens for usage in usages),
     )
 
 

@@ -16,6 +16,7 @@ from palma.core.types import (
     Tool,
     ToolCall,
 )
+from palma.serving.tools.prompt import fit_chat
 
 MAX_BIASED_TOKENS = 1024
 """They are added up anew for every token of the completion."""
@@ -23,6 +24,8 @@ MAX_BIASED_TOKENS = 1024
 
 def encode_chat(tokenizer: Tokenizer, chat: ChatPrompt, max_model_len: int) -> list[int]:
     """Render the chat template and tokenize it; what users typed stays text.
+
+    Tools and calls that the template does not know become text first.
 
     A user who spells a control token (`<|eot_id|>`) must not end a turn by it. Such spellings
     are taken out of the texts before the template sees them, and put back as plain text
@@ -33,6 +36,7 @@ def encode_chat(tokenizer: Tokenizer, chat: ChatPrompt, max_model_len: int) -> l
         ChatTemplateRejected: The template does not accept the messages.
         ContextLengthExceeded: The text is too long for the window whatever its tokens are.
     """
+    chat = fit_chat(chat, tokenizer.chat_template)
     num_chars = sum(map(len, _texts(chat)))
     refuse_hopeless_length(num_chars, tokenizer.max_token_chars, max_model_len)
     shield = _Shield(tokenizer.special_tokens, chat)

@@ -31,6 +31,10 @@ class AnswerReader(Protocol):
     It takes linear time, and may hold back what could be the beginning of a mark.
     """
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether what comes next is thought, as far as is certain now."""
+
     def push(self, text: str) -> Pieces:
         """Take the next text and return what is certain now."""
 
@@ -40,6 +44,8 @@ class AnswerReader(Protocol):
 
 class PlainReader:
     """Reads answers that are text and nothing else."""
+
+    is_thinking = False
 
     def push(self, text: str) -> Pieces:
         """Return the text."""
@@ -61,6 +67,11 @@ class ReaderChain:
     def __init__(self, first: AnswerReader, second: AnswerReader) -> None:
         self._first = first
         self._second = second
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the first reader is in the middle of it."""
+        return self._first.is_thinking
 
     def push(self, text: str) -> Pieces:
         """Take the next text and return what is certain now."""

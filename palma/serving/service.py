@@ -33,12 +33,15 @@ from palma.engine.base import (
     stop_token_ids,
 )
 from palma.serving.answer import AnswerBuilder, AnswerPlan
+from palma.serving.form import AnswerForm, answer_form
 from palma.serving.generation import Generation
 from palma.serving.grammars import GrammarCompiler
 from palma.serving.instance import ServedModel
 from palma.serving.prompt import encode_chat, encode_raw, fit_to_window, settle_bias
 from palma.serving.registry import ModelRegistry
 from palma.serving.scored_tokens import text_offsets
+from palma.serving.thinking.plan import Vocabularies, with_template
+from palma.serving.tools.prompt import check_history
 from palma.serving.truncation import drop_oldest
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,7 @@ class GenerationService:
         self.num_running_elsewhere = 0  # jobs that a model without an engine computes
         self._numbers = itertools.count()
         self._grammars = GrammarCompiler(executor)
+        self._vocabularies = Vocabularies()
         self._mean_duration_s = 1.0
 
     def start(self, request: GenerationRequest) -> Generation:
@@ -130,7 +134,7 @@ class GenerationService:
         """
 
         def encode(engine: Engine) -> list[int]:
-            chat = chat_prompt(request)
+            chat = chat_prompt(request, engine.tokenizer)
             return _encode(request, chat, engine.tokenizer, engine.info.max_model_len)
 
         return len(await self.with_engine(request.model, encode))
@@ -154,7 +158,8 @@ class GenerationService:
         """Look up the models of requests that may enter together."""
         self.require_open()
         served = [self.registry.get(request.model) for request in requests]
-        self.require_room(len(requests), served[0])
+        for queue in {id(each): each for each in served}.values():
+            self.require_room(sum(each is queue for each in served), queue)
         return served
 
     def require_open(self) -> None:
@@ -251,11 +256,17 @@ class GenerationService:
         """Tokenize on the executor, then hand the sequence to the engine."""
         loop = asyncio.get_running_loop()
         asked = generation.request
-        mask = await self._grammars.mask(
-            asked.constraints, asked.sampling_params, generation.served.engine
-        )
+        engine = generation.served.engine
+        form = await _form(asked, engine)
+        mask = await self._grammars.mask(form.constraints, asked.sampling_params, engine)
         request, plan = await loop.run_in_executor(
-            self._executor, _prepare, generation, mask, self._stream_interval_s
+            self._executor,
+            _prepare,
+            generation,
+            form,
+            mask,
+            self._vocabularies,
+            self._stream_interval_s,
         )
         if generation.ended.is_set():  # the client left meanwhile
             return
@@ -267,7 +278,7 @@ class GenerationService:
                 loop.call_soon_threadsafe(generation.started.set)
             builder(delta)
 
-        generation.served.engine.submit(request, sink)
+        engine.submit(request, sink)
         self._telemetry.prompt_tokens.inc(len(request.prompt_token_ids))
         generation.accept(len(request.prompt_token_ids))
 
@@ -302,15 +313,26 @@ class GenerationService:
         logger.info("%s: %s after %.3f s", generation.engine_id, generation.outcome, duration_s)
 
 
+async def _form(request: GenerationRequest, engine: Engine) -> AnswerForm:
+    """Return the form of the answer; the schemas of many tools take some time to read."""
+    if request.tool_use is None:
+        return answer_form(request, engine)
+    return await asyncio.to_thread(answer_form, request, engine)
+
+
 def _prepare(
-    generation: Generation, mask: TokenMask | None, interval_s: float
+    generation: Generation,
+    form: AnswerForm,
+    mask: TokenMask | None,
+    vocabularies: Vocabularies,
+    interval_s: float,
 ) -> tuple[EngineRequest, AnswerPlan]:
     """Build the engine's request and the plan of its answer; runs on the executor."""
     request, engine = generation.request, generation.served.engine
     if generation.ended.is_set():
         raise RequestCancelled("the client left before its prompt was read")
     max_model_len = min(engine.info.max_model_len, request.max_model_len or sys.maxsize)
-    chat = chat_prompt(request)
+    chat = chat_prompt(request, engine.tokenizer)
     if request.num_fixed_messages is not None:
         whole = chat
         chat = drop_oldest(request, whole, engine.tokenizer, max_model_len)
@@ -318,6 +340,8 @@ def _prepare(
     prompt_token_ids = _encode(request, chat, engine.tokenizer, max_model_len)
     params = fit_to_window(request, len(prompt_token_ids), max_model_len)
     params = settle_bias(params, engine.tokenizer)
+    if form.thinking is not None:
+        mask = form.thinking.mask(mask, prompt_token_ids, params, engine, vocabularies)
     engine_request = EngineRequest(
         generation.engine_id,
         prompt_token_ids,
@@ -327,18 +351,24 @@ def _prepare(
     )
     if request.echo:  # ids from outside the vocabulary have no text
         check_request(engine_request, engine.info)
-    return engine_request, _answer_plan(generation, engine_request, interval_s)
+    return engine_request, _answer_plan(generation, engine_request, form, interval_s)
 
 
-def chat_prompt(request: GenerationRequest) -> ChatPrompt:
-    """Return what the chat template is to render for a request."""
+def chat_prompt(request: GenerationRequest, tokenizer: Tokenizer) -> ChatPrompt:
+    """Return what the chat template is to render for a request.
+
+    Raises:
+        InvalidRequest: See `check_history`.
+    """
+    check_history(request.messages)
     use = request.tool_use
-    return ChatPrompt(
+    chat = ChatPrompt(
         request.messages,
         use.tools if use is not None and use.choice != "none" else (),
         request.continue_final_message,
         request.thinking.enabled,
     )
+    return with_template(chat, request, tokenizer.chat_template)
 
 
 def _encode(
@@ -352,7 +382,7 @@ def _encode(
 
 
 def _answer_plan(
-    generation: Generation, engine_request: EngineRequest, interval_s: float
+    generation: Generation, engine_request: EngineRequest, form: AnswerForm, interval_s: float
 ) -> AnswerPlan:
     """Say how the answer to a request is built."""
     request, engine = generation.request, generation.served.engine
@@ -372,6 +402,8 @@ def _answer_plan(
         stop=request.stop,
         stop_token_ids=stop_token_ids(engine_request.sampling_params, engine.info),
         interval_s=interval_s,
+        reader=form.reader(prompt_token_ids),
+        marks=form.marks,
     )
 
 

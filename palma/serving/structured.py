@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from typing import TYPE_CHECKING
 
 from palma.core.errors import InvalidRequest
 from palma.core.types import Constraint, SamplingParams
-
-if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
+from palma.serving.schemas import JSON_OPTIONS, close_objects
+from palma.serving.tools.grammar import requires_calls, tools_lark, tools_trigger
+from palma.serving.tools.spelling import PLAIN, Spelling
 
 REGULAR = frozenset({"regex", "choice", "regex_prefix", "prefix_strings"})
 """Kinds that are regular expressions in the end, so that several can hold at once."""
@@ -21,16 +20,12 @@ PREFIXES = frozenset({"regex_prefix", "prefix_strings"})
 REGEXES = frozenset({"regex", "regex_prefix"})
 JSON_KINDS = frozenset({"json_object", "json_schema"})
 
+BESIDE_TOOLS = REGULAR | JSON_KINDS | {"tools"}
+"""What an answer may have to be unless it calls a tool."""
+
 ANY_OBJECT = '{"type":"object"}'
 
 ANYTHING = "/(?s:.*)/"
-
-JSON_OPTIONS: JsonCompileOptions = {
-    "whitespace_pattern": r"( |\r?\n[ \t]{0,32})",
-    "coerce_one_of": False,
-    "lenient": False,
-}
-"""White space as JSON's writers put it: a weak model must not fill its answer with blanks."""
 
 
 def check_constraints(constraints: tuple[Constraint, ...], params: SamplingParams) -> None:
@@ -62,28 +57,69 @@ def names(constraints: tuple[Constraint, ...]) -> str:
     return " and ".join(constraint.param for constraint in constraints)
 
 
-def to_grammar(constraints: tuple[Constraint, ...]) -> str:
+def to_grammar(constraints: tuple[Constraint, ...], spelling: Spelling = PLAIN) -> str:
     """Return the grammar of the answers that fulfil all of the constraints.
 
     Args:
         constraints: At least one; `check_constraints` has passed.
+        spelling: How the vocabulary spells the marks around calls.
 
     Raises:
         InvalidRequest: A text is not even of its kind's outer form.
     """
     from llguidance import LLMatcher
 
+    tools = next((one for one in constraints if one.kind == "tools"), None)
+    if tools is not None:
+        others = tuple(one for one in constraints if one is not tools)
+        form = _form_rules(others, tools_trigger(tools)) if others else None
+        return LLMatcher.grammar_from_lark(tools_lark(tools, form, spelling))
     first = constraints[0]
     if first.kind in JSON_KINDS:
-        schema = first.text or ANY_OBJECT
         try:
-            return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
+            return schema_grammar(_schema(first))
         except ValueError as error:
-            message = f"{first.param} is no JSON schema: {error}"
-            raise InvalidRequest(message, param=first.param) from None
+            raise _no_schema(first, error) from None
     if first.kind == "grammar":
         return LLMatcher.grammar_from_lark(first.text)
-    return LLMatcher.grammar_from_lark(_intersection(constraints))
+    return LLMatcher.grammar_from_lark("start: WHOLE\n" + _intersection(constraints))
+
+
+def schema_grammar(schema: str) -> str:
+    """Return the grammar of what a JSON schema describes.
+
+    Raises:
+        ValueError: The text is no JSON.
+    """
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
+
+
+def _schema(constraint: Constraint) -> str:
+    """Return a schema whose objects are closed, as far as it can be read."""
+    try:
+        return json.dumps(close_objects(json.loads(constraint.text or ANY_OBJECT)))
+    except (ValueError, RecursionError):  # the trial says what is wrong with it
+        return constraint.text or ANY_OBJECT
+
+
+def _no_schema(constraint: Constraint, error: ValueError) -> InvalidRequest:
+    return InvalidRequest(f"{constraint.param} is no JSON schema: {error}", param=constraint.param)
+
+
+def _form_rules(constraints: tuple[Constraint, ...], trigger: str) -> str:
+    """Return Lark rules of what an answer must be that calls no tool; `form` is all of it."""
+    first = constraints[0]
+    if first.kind in JSON_KINDS:
+        try:
+            schema = json.loads(_schema(first))
+        except (ValueError, RecursionError) as error:
+            raise _no_schema(first, ValueError(error)) from None
+        schema = schema if isinstance(schema, dict) else {"allOf": [schema]}
+        return f"form: %json {json.dumps({**schema, 'x-guidance': JSON_OPTIONS})}"
+    free = f"FORM: WHOLE & ~({json.dumps(trigger)} {ANYTHING})"
+    return "\n".join(["form: FORM", free, _intersection(constraints)])
 
 
 def _check_pair(first: Constraint, second: Constraint) -> None:
@@ -91,17 +127,33 @@ def _check_pair(first: Constraint, second: Constraint) -> None:
     kinds = {first.kind, second.kind}
     if kinds <= REGULAR and (kinds & PREFIXES):
         return
+    if "tools" in kinds and kinds <= BESIDE_TOOLS:
+        _check_beside_tools(first, second)
+        return
     raise InvalidRequest(
         f"{first.param} and {second.param} cannot be combined; send one of them",
         param=second.param,
     )
 
 
+def _check_beside_tools(first: Constraint, second: Constraint) -> None:
+    """Refuse a text's form where no text may come; JSON is what a text would be, if there was one.
+
+    OpenAI takes `response_format` with a required call as well.
+    """
+    tools, other = (first, second) if first.kind == "tools" else (second, first)
+    if other.kind in REGULAR and requires_calls(tools):
+        raise InvalidRequest(
+            f"a call of {tools.param} is required, and {other.param} is for text; send one of them",
+            param=other.param,
+        )
+
+
 def _intersection(constraints: tuple[Constraint, ...]) -> str:
-    """Return a Lark grammar with one terminal: what matches all of the regular constraints."""
+    """Return Lark terminals; `WHOLE` is what matches all of the regular constraints."""
     lines = [f"T{number}: {_terminal(c)}" for number, c in enumerate(constraints)]
     together = " & ".join(f"T{number}" for number in range(len(constraints)))
-    return "\n".join(["start: WHOLE", *lines, f"WHOLE: {together}"])
+    return "\n".join([*lines, f"WHOLE: {together}"])
 
 
 def _terminal(constraint: Constraint) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import httpx
 
+from tests.conformance import anthropic_tools_demonstrations as tools
 from tests.conformance.demonstrations import (
     MESSAGES,
     bounds_tokens,
@@ -28,11 +32,18 @@ def read(response: httpx.Response) -> Heard:
         return _read_stream(response)
     answer = response.json()
     return Heard(
-        (answer["content"][0]["text"],),
+        ("".join(map(_text_of, answer["content"])),),
         answer["usage"]["output_tokens"],
         answer["stop_reason"] == "max_tokens",
         answer,
     )
+
+
+def _text_of(block: dict[str, Any]) -> str:
+    """Return a block's text, or the name and the input of a call."""
+    if block["type"] == "tool_use":
+        return f"{block['name']}{json.dumps(block['input'])}"
+    return str(block.get("text", ""))
 
 
 def _read_stream(response: httpx.Response) -> Heard:
@@ -59,6 +70,7 @@ FORMAT = {"type": "json_schema", "schema": dict(ZEBRA)}
 
 DEMONSTRATIONS: dict[str, Demonstration] = {
     **MESSAGES,
+    **tools.DEMONSTRATIONS,
     "model": chooses_the_model,
     "system": changes_the_answer(None, PIRATE),
     "max_tokens": bounds_tokens(),
@@ -76,6 +88,7 @@ DEMONSTRATIONS: dict[str, Demonstration] = {
 
 COUNT_DEMONSTRATIONS: dict[str, Demonstration] = {
     **MESSAGES,
+    **tools.COUNT_DEMONSTRATIONS,
     "messages.*.role": changes_the_answer("user", "assistant"),
     "model": chooses_the_model,
     "system": changes_the_answer(None, PIRATE),
@@ -87,7 +100,9 @@ WAYS = {
         read,
         DEMONSTRATIONS,
         hot={"temperature": 1},
-        around={"output_config": {"output_config": {"format": FORMAT}, **ENOUGH}},
+        around={"output_config": {"output_config": {"format": FORMAT}, **ENOUGH}, **tools.AROUND},
     ),
-    "/v1/messages/count_tokens": Way(PROMPT, read_count, COUNT_DEMONSTRATIONS, greedy={}),
+    "/v1/messages/count_tokens": Way(
+        PROMPT, read_count, COUNT_DEMONSTRATIONS, greedy={}, around=tools.AROUND
+    ),
 }

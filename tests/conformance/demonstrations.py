@@ -157,14 +157,19 @@ def changes_the_answer(*values: Any, beside: Mapping[str, Any] = NOTHING) -> Dem
     return demonstrate
 
 
-def changes_the_prompt(*values: Any) -> Demonstration:
-    """Return the demonstration of a field that the engine sees: each value, another prompt."""
+def changes_the_prompt(*values: Any, beside: Mapping[str, Any] = NOTHING) -> Demonstration:
+    """Return the demonstration of a field that the engine sees: each value, another prompt.
+
+    Args:
+        values: The field's.
+        beside: Other fields of every request.
+    """
 
     def demonstrate(subject: Subject, name: str) -> None:
         spy = Spy()
         with running_server(load=spy.load, engine="threads") as server:
             for value in values:
-                response = replace(subject, server=server).send({name: value})
+                response = replace(subject, server=server).send({**beside, name: value})
                 assert response.status_code == 200, (value, response.text)
 
         assert len({spied.prompt for spied in spy.submitted}) == len(values)

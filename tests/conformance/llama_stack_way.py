@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +16,16 @@ from tests.conformance.demonstrations import (
     bounds_tokens,
     changes_the_answer,
     changes_the_likeliest,
+    changes_the_prompt,
     chooses_the_model,
     cuts_at_strings,
     heats,
     narrows_to,
     seeds,
 )
+from tests.conformance.openai_tools_demonstrations import fits
 from tests.conformance.structured_demonstrations import ZEBRA, is_a_zebra
-from tests.conformance.subject import MAX_DRAWS, Demonstration, Heard, Subject, Way
+from tests.conformance.subject import MAX_DRAWS, NOTHING, Demonstration, Heard, Subject, Way
 from tests.live_server import parse_event, user
 
 PARAMS = "sampling_params"
@@ -44,13 +47,19 @@ def read(response: httpx.Response) -> Heard:
     if media_type == "application/json":
         answer = response.json()
         message = answer["completion_message"]
-        return _heard(message["content"], message["stop_reason"], answer["metrics"], answer)
+        text = message["content"] + "".join(map(_called, message["tool_calls"]))
+        return _heard(text, message["stop_reason"], answer["metrics"], answer)
     lines = [line for line in response.iter_lines() if line]
     parse = json.loads if media_type == "application/x-ndjson" else parse_event
     chunks = [parse(line) for line in lines]
     news = [chunk.get("event", chunk) for chunk in chunks]
     texts = [n["delta"] if isinstance(n["delta"], str) else n["delta"]["text"] for n in news]
     return _heard("".join(texts), news[-1]["stop_reason"], chunks[-1]["metrics"], chunks)
+
+
+def _called(call: dict[str, Any]) -> str:
+    """Return the name and the arguments of a call, without spaces."""
+    return str(call["tool_name"]) + "".join(call["arguments_json"].split())
 
 
 def _heard(text: str, stop_reason: str, metrics: list[Any], raw: Any) -> Heard:
@@ -163,7 +172,12 @@ DEMONSTRATIONS: dict[str, Demonstration] = {
 }
 
 
-def _way(asked: Mapping[str, Any], asks: str, demonstrations: Mapping[str, Demonstration]) -> Way:
+def _way(
+    asked: Mapping[str, Any],
+    asks: str,
+    demonstrations: Mapping[str, Demonstration],
+    around: Mapping[str, Mapping[str, Any]] = NOTHING,
+) -> Way:
     return Way(
         {"model_id": "palmita", PARAMS: SHORT, **asked},
         read,
@@ -174,6 +188,7 @@ def _way(asked: Mapping[str, Any], asks: str, demonstrations: Mapping[str, Demon
         around={
             PARAMS: {STRATEGY: {"type": "greedy"}},
             "response_format": {"response_format": FORMAT, **ENOUGH},
+            **around,
         },
     )
 
@@ -186,10 +201,71 @@ COMPLETION = _way(
         f"{PARAMS}.repetition_penalty": changes_the_likeliest(100, question=templated(CAPITALS)),
     },
 )
+
+
+def calls(value: Any, pattern: str, *, beside: Mapping[str, Any]) -> Demonstration:
+    """Return the demonstration of a field that changes which call is made.
+
+    Args:
+        value: The field's.
+        pattern: What the answer then begins with.
+        beside: Other fields, with which the zebra is called.
+    """
+
+    def demonstrate(subject: Subject, name: str) -> None:
+        assert re.match(r"zebra\{", subject.likeliest(ENOUGH, beside).text)
+        assert re.match(pattern, subject.likeliest(ENOUGH, beside, {name: value}).text)
+
+    return demonstrate
+
+
+ZEBRA_TOOL = {"tool_name": "zebra", "description": "Stripes."}
+FAR = {"param_type": "bool", "description": "Or near.", "required": True, "default": None}
+FORCED = {"tools": [ZEBRA_TOOL], "tool_choice": "required"}
+FAR_FORCED = {**FORCED, "tools": [{**ZEBRA_TOOL, "parameters": {"far": FAR}}]}
+NAMED = {"tools": [ZEBRA_TOOL, {"tool_name": "gnu"}], "tool_config": {"tool_choice": "zebra"}}
+FAR_FIELD = "tools.*.parameters.*"
+
+CALLED = {"call_id": "call_1", "tool_name": "zebra", "arguments": {"far": True}}
+TURNS = {
+    "messages": [
+        {"role": "assistant", "content": "", "tool_calls": [CALLED]},
+        {"role": "tool", "call_id": "call_1", "content": "7"},
+    ]
+}
+
+TOOLS: dict[str, Demonstration] = {
+    "tools": calls([{"tool_name": "gnu"}], r"gnu\{\}", beside=FORCED),
+    "tools.*.tool_name": calls("gnu", r"gnu\{\}", beside=FORCED),
+    "tools.*.description": changes_the_prompt("Stripes.", "Horns.", beside=FORCED),
+    "tools.*.parameters": calls({"far": FAR}, r'zebra\{"far":(true|false)\}', beside=FORCED),
+    f"{FAR_FIELD}.param_type": calls("list[bool]", r'zebra\{"far":\[', beside=FAR_FORCED),
+    f"{FAR_FIELD}.description": changes_the_prompt("Or near.", "Away.", beside=FAR_FORCED),
+    f"{FAR_FIELD}.required": changes_the_prompt(True, False, beside=FAR_FORCED),
+    f"{FAR_FIELD}.default": changes_the_prompt(True, False, beside=FAR_FORCED),
+    "tool_choice": calls("none", r"[^{]+$", beside=FORCED),
+    "tool_config": calls({"tool_choice": "gnu"}, r"gnu\{\}", beside=NAMED),
+    "tool_config.tool_choice": calls("gnu", r"gnu\{\}", beside=NAMED),
+    "messages.*.call_id": fits(1, "call_1", "call_2", turns=TURNS),
+    "messages.*.tool_calls": changes_the_prompt(
+        *([{**CALLED, "arguments": {"far": far}}] for far in (True, False)), beside=TURNS
+    ),
+    "messages.*.tool_calls.*.call_id": fits(0, "call_1", "call_2", turns=TURNS),
+    "messages.*.tool_calls.*.tool_name": changes_the_prompt("zebra", "gnu", beside=TURNS),
+    "messages.*.tool_calls.*.arguments": changes_the_prompt(
+        {"far": True}, '{"far":false}', beside=TURNS
+    ),
+}
+
 CHAT = _way(
     {"messages": user("Who are you?")},
     "messages.*.content",
-    {**MESSAGES, f"{PARAMS}.repetition_penalty": changes_the_likeliest(100, question=CAPITALS)},
+    {
+        **MESSAGES,
+        **TOOLS,
+        f"{PARAMS}.repetition_penalty": changes_the_likeliest(100, question=CAPITALS),
+    },
+    {"messages": TURNS, "tools": FAR_FORCED, "tool_config": NAMED},
 )
 
 WAYS = {

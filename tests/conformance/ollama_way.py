@@ -14,14 +14,17 @@ from tests.conformance.demonstrations import (
     bounds_tokens,
     changes_the_answer,
     changes_the_likeliest,
+    changes_the_prompt,
     chooses_the_model,
     cuts_at_strings,
     heats,
     narrows_to,
     seeds,
 )
+from tests.conformance.openai_tools_demonstrations import fits
 from tests.conformance.structured_demonstrations import ZEBRA, is_a_zebra
 from tests.conformance.subject import Demonstration, Heard, Subject, Way
+from tests.conformance.thinking_demonstrations import matters_to_thinkers
 from tests.live_server import user
 
 CHAT = {
@@ -59,6 +62,7 @@ def read(response: httpx.Response) -> Heard:
 
 
 def _text(answer: Mapping[str, Any]) -> str:
+    """Return the text; no model here is asked for calls, as nothing can force them."""
     return str(answer["response"] if "response" in answer else answer["message"]["content"])
 
 
@@ -213,6 +217,7 @@ def answers(asks: str) -> dict[str, Demonstration]:
         **{f"options.{name}": shown for name, shown in OPTIONS.items()},
         "options.repeat_last_n": forgets_early_tokens(asks),
         "stream": streams,
+        "think": matters_to_thinkers(True, False),
         "logprobs": reports_logprobs,
         "top_logprobs": reports_rivals,
         "keep_alive": keeps_the_model,
@@ -222,13 +227,53 @@ def answers(asks: str) -> dict[str, Demonstration]:
 
 PIRATE = "Talk like a pirate."
 
+ZEBRA_FUNCTION = {"name": "zebra", "description": "Stripes.", "parameters": dict(ZEBRA)}
+ZEBRA_TOOL = {"type": "function", "function": ZEBRA_FUNCTION}
+OFFERED = {"tools": [ZEBRA_TOOL]}
+
+CALLED = {"name": "zebra", "arguments": {"zebra": 7}}
+TURNS = {
+    "messages": [
+        {
+            "role": "assistant",
+            "thinking": "Hm.",
+            "tool_calls": [{"id": "call_1", "function": CALLED}],
+        },
+        {"role": "tool", "tool_name": "zebra", "tool_call_id": "call_1", "content": "7"},
+    ]
+}
+
+TOOLS: dict[str, Demonstration] = {
+    "tools": changes_the_prompt(None, [ZEBRA_TOOL]),
+    "tools.*.function": changes_the_prompt(ZEBRA_FUNCTION, {"name": "gnu"}, beside=OFFERED),
+    "tools.*.function.name": changes_the_prompt("zebra", "gnu", beside=OFFERED),
+    "tools.*.function.description": changes_the_prompt("Stripes.", "Horns.", beside=OFFERED),
+    "tools.*.function.parameters": changes_the_prompt(dict(ZEBRA), {}, beside=OFFERED),
+    "messages.*.thinking": matters_to_thinkers("Hm.", "Stripes!", beside=TURNS),
+    "messages.*.tool_calls": changes_the_prompt(
+        *([{"id": "call_1", "function": {**CALLED, "arguments": {"n": n}}}] for n in (1, 2)),
+        beside=TURNS,
+    ),
+    "messages.*.tool_calls.*.id": fits(0, "call_1", "call_2", turns=TURNS),
+    "messages.*.tool_calls.*.function": changes_the_prompt(
+        *({**CALLED, "arguments": {"n": n}} for n in (1, 2)), beside=TURNS
+    ),
+    "messages.*.tool_calls.*.function.name": fits(0, "zebra", "gnu", turns=TURNS),
+    "messages.*.tool_calls.*.function.arguments": changes_the_prompt(
+        {"n": 1}, {"n": 2}, beside=TURNS
+    ),
+    "messages.*.tool_name": fits(1, "zebra", "gnu", turns=TURNS),
+    "messages.*.tool_call_id": fits(1, "call_1", "call_2", turns=TURNS),
+}
+
 WAYS = {
     "/api/chat": Way(
         CHAT,
         read,
-        {**answers("messages.*.content"), **MESSAGES, "truncate": drops_the_oldest},
+        {**answers("messages.*.content"), **MESSAGES, **TOOLS, "truncate": drops_the_oldest},
         greedy=GREEDY,
         hot=HOT,
+        around={"tools": OFFERED, "messages": TURNS},
     ),
     "/api/generate": Way(
         COMPLETION,

@@ -12,8 +12,11 @@ from tests.conformance.demonstrations import (
     bounds_tokens,
     counts_choices,
 )
+from tests.conformance.gallama_demonstrations import AROUND_GALLAMA, GALLAMA
 from tests.conformance.llama_cpp_fields import LLAMA_CPP
 from tests.conformance.openai_choices import read_choices
+from tests.conformance.openai_tools_demonstrations import AROUND as AROUND_TOOLS
+from tests.conformance.openai_tools_demonstrations import TOOLS
 from tests.conformance.structured_demonstrations import AROUND, STRUCTURED
 from tests.conformance.subject import Demonstration, Heard, Subject, Way
 from tests.live_server import user
@@ -27,9 +30,12 @@ def read(response: httpx.Response) -> Heard:
 
 
 def _text_of(choice: dict[str, Any]) -> str:
+    """Return the text, and name and arguments of calls."""
     part: dict[str, Any] = choice.get("message") or choice["delta"]
-    text: str = part.get("content", "")
-    return text
+    called = [call["function"] for call in part.get("tool_calls", ())]
+    called += [part["function_call"]] if "function_call" in part else []
+    pieces = [f"{function.get('name', '')}{function['arguments']}" for function in called]
+    return "".join([part.get("content") or "", *pieces])
 
 
 def _scored(heard: Heard) -> list[Any]:
@@ -80,6 +86,8 @@ DEMONSTRATIONS: dict[str, Demonstration] = {
     **MESSAGES,
     **LLAMA_CPP,
     **STRUCTURED,
+    **TOOLS,
+    **GALLAMA,
     "max_tokens": bounds_tokens(),
     "max_completion_tokens": bounds_tokens(beside={"max_tokens": None}),
     "n": counts_choices,
@@ -90,12 +98,14 @@ DEMONSTRATIONS: dict[str, Demonstration] = {
     "stream_options.include_usage": includes_usage,
 }
 
+INSIDE = {**AROUND, **AROUND_TOOLS, **AROUND_GALLAMA}
+
 WAYS = {
     "/v1/chat/completions": Way(
-        BODY, read, DEMONSTRATIONS, around={"stream_options": {"stream": True}, **AROUND}
+        BODY, read, DEMONSTRATIONS, around={"stream_options": {"stream": True}, **INSIDE}
     ),
-    "/v1/chat/completions_full": Way(BODY, read, DEMONSTRATIONS, around=AROUND),
+    "/v1/chat/completions_full": Way(BODY, read, DEMONSTRATIONS, around=INSIDE),
     "/v1/chat/completions_stream": Way(
-        {**BODY, "stream_options": {"include_usage": True}}, read, DEMONSTRATIONS, around=AROUND
+        {**BODY, "stream_options": {"include_usage": True}}, read, DEMONSTRATIONS, around=INSIDE
     ),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -15,6 +16,8 @@ from tests.conformance.demonstrations import (
     cuts_at_strings,
 )
 from tests.conformance.llama_cpp_fields import LLAMA_CPP
+from tests.conformance.response_items_demonstrations import AROUND as AROUND_TOOLS
+from tests.conformance.response_items_demonstrations import TOOLS, around, demonstrations_of
 from tests.conformance.structured_demonstrations import (
     ENOUGH,
     ZEBRA,
@@ -22,6 +25,7 @@ from tests.conformance.structured_demonstrations import (
     is_a_zebra,
 )
 from tests.conformance.subject import Demonstration, Heard, Subject, Way
+from tests.conformance.thinking_demonstrations import matters_to_thinkers
 from tests.live_server import LiveServer, parse_event, user
 
 LOGPROBS = "message.output_text.logprobs"
@@ -44,9 +48,16 @@ def read(response: httpx.Response) -> Heard:
 
 
 def _heard(answer: dict[str, Any], raw: Any) -> Heard:
-    text = answer["output"][0]["content"][0]["text"] if answer["output"] else ""
+    text = "".join(map(_text_of, answer["output"]))
     num_tokens = (answer["usage"] or {}).get("output_tokens")
     return Heard((text,), num_tokens, answer["status"] == "incomplete", raw)
+
+
+def _text_of(item: dict[str, Any]) -> str:
+    """Return the text, or name and arguments of a call."""
+    if item["type"] == "function_call":
+        return f"{item['name']}{item['arguments']}"
+    return "".join(part["text"] for part in item["content"])
 
 
 def read_conversation(response: httpx.Response) -> Heard:
@@ -168,6 +179,10 @@ PART = {"type": "input_text", "text": "Hello"}
 DEMONSTRATIONS: dict[str, Demonstration] = {
     **SAMPLING,
     **LLAMA_CPP,
+    **TOOLS,
+    **demonstrations_of("input"),
+    "reasoning": matters_to_thinkers({"effort": "none"}, {"effort": "high"}),
+    "reasoning.effort": matters_to_thinkers("none", "high"),
     "stop_words": cuts_at_strings,
     "input": changes_the_answer("Hello", CAPITALS),
     "input.*.role": changes_the_prompt("user", "assistant"),
@@ -193,6 +208,7 @@ DEMONSTRATIONS: dict[str, Demonstration] = {
 }
 
 STORED: dict[str, Demonstration] = {
+    **demonstrations_of("items"),
     "items": says(user("Hello"), user(CAPITALS)),
     "items.*.role": says("user", "system"),
     "items.*.content": says("Hello", CAPITALS),
@@ -207,7 +223,7 @@ def new_conversation(server: LiveServer) -> str:
     return f"/v1/conversations/{server.post('/v1/conversations', {}).json()['id']}"
 
 
-PARTS = {"items": {"items.*.content": [PART]}}
+PARTS: dict[str, Mapping[str, Any]] = {"items": {"items.*.content": [PART]}, **around("items")}
 
 WAYS = {
     "/v1/responses": Way(
@@ -218,6 +234,8 @@ WAYS = {
         around={
             "stream_options": {"stream": True},
             "input": {"input.*.content": [PART]},
+            **around("input"),
+            **AROUND_TOOLS,
             "text": {"text": {"format": FORMAT}, **ENOUGH},
         },
         names={"max_tokens": "max_output_tokens"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
@@ -59,7 +59,8 @@ class Way:
         asks: The field that has the question.
         greedy: Fields that make the answer the likeliest one.
         hot: Fields that make it as random as the dialect allows.
-        around: For nested fields: the value that the outermost field has while they are tried.
+        around: For nested fields: the values that others have while they are tried, by the name of
+            the innermost field around them that is named here.
         settings: Of the server that is asked, where that is not the one with palmita.
         names: What the dialect calls fields that demonstrations set under OpenAI's names.
         url: Where the path has parameters, makes a path on a server with values in their places.
@@ -116,14 +117,30 @@ class Subject:
 
 
 def set_field(value: Any, names: list[str], new: Any) -> None:
-    """Set a field in a JSON value; `*` is the first item of a list."""
-    key: Any = 0 if names[0] == "*" else names[0]
+    """Set a field in a JSON value; `*` is the first item, or key, that has most of the path."""
+    key: Any = _deepest(value, names[1:]) if names[0] == "*" else names[0]
     if len(names) == 1:
         value[key] = new
         return
     if isinstance(value, dict) and value.get(key) is None:
         value[key] = [{}] if names[1] == "*" else {}
     set_field(value[key], names[1:], new)
+
+
+def _deepest(items: Any, names: list[str]) -> Any:
+    keys: Iterable[Any] = items if isinstance(items, dict) else range(len(items))
+    return max(keys, key=lambda key: _depth(items[key], names), default=0)
+
+
+def _depth(value: Any, names: list[str]) -> int:
+    """Return how many names of a path are there."""
+    if not names:
+        return 0
+    if names[0] == "*":
+        items = value.values() if isinstance(value, dict) else value
+        return max((1 + _depth(item, names[1:]) for item in items or ()), default=0)
+    is_there = isinstance(value, dict) and names[0] in value
+    return 1 + _depth(value[names[0]], names[1:]) if is_there else 0
 
 
 @cache

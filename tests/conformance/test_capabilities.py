@@ -74,8 +74,10 @@ def subject_at(servers: Servers, path: str, field: str = "") -> tuple[Subject, d
     """Return an operation, and the fields that a request with this field needs beside it."""
     assert path in WAYS, f"{path} takes a body: tests/conformance/ways.py must say how to ask it"
     way = WAYS[path]
-    outermost = field.partition(".")[0]
-    return Subject(servers(way), path, way), dict(way.around.get(outermost, {}))
+    parts = field.split(".")
+    names = [".".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    beside = next((way.around[name] for name in names if name in way.around), {})
+    return Subject(servers(way), path, way), dict(beside)
 
 
 def assert_refused(subject: Subject, fields: dict[str, Any], name: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.live_server import LiveServer, user
+from tests.scripted_agent import call_text
 
 llama_stack_client = pytest.importorskip("llama_stack_client", exc_type=ImportError)
 
@@ -76,3 +77,27 @@ def test_errors_are_those_of_the_client(client: Any) -> None:
         client.inference.chat_completion(model_id="gpt-9", messages=user("hi"))
 
     assert "gpt-9" in caught.value.body["error"]["detail"]
+
+
+def test_calls_come_whole_and_in_pieces(client: Any) -> None:
+    asked: dict[str, Any] = {
+        "model_id": "mock",
+        "messages": user("say " + call_text("get_time", zone=12, notes=["a", None])),
+        "tools": [{"tool_name": "get_time", "parameters": {"zone": {"param_type": "int"}}}],
+        "tool_config": {"tool_choice": "auto"},
+    }
+
+    message = client.inference.chat_completion(**asked).completion_message
+    deltas = [chunk.event.delta for chunk in client.inference.chat_completion(stream=True, **asked)]
+
+    (call,) = message.tool_calls
+    assert (call.tool_name, call.arguments) == ("get_time", {"zone": 12, "notes": ["a", None]})
+    assert message.stop_reason == "end_of_message"
+    (end,) = (
+        delta.tool_call for delta in deltas if getattr(delta, "parse_status", "") == "succeeded"
+    )
+    assert (end.tool_name, end.arguments) == (call.tool_name, call.arguments)
+    again = [*asked["messages"], message.to_dict()]
+    result = {"role": "tool", "call_id": call.call_id, "content": "say noon"}
+    answer = client.inference.chat_completion(**{**asked, "messages": [*again, result]})
+    assert answer.completion_message.content == "noon"

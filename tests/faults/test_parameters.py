@@ -164,9 +164,13 @@ def test_conversations_without_sense_are_refused_at_the_wrong_message(server: Li
     for path in PATHS:
         refused(server, path, "messages", {"messages": []})
         good = user("x")
-        for role in ("robot", "", "USER", "tool", "function"):
+        for role in ("robot", "", "USER"):
             wrong = [*good, {"role": role, "content": "x"}]
             refused(server, path, "messages.1.role", {"messages": wrong})
+        for role, missing in (("tool", "tool_call_id"), ("function", "name")):
+            wrong = [*good, {"role": role, "content": "x"}]
+            fault = missing if path == CHAT else "role"
+            refused(server, path, f"messages.1.{fault}", {"messages": wrong})
         for turn in ({"role": "user"}, {"role": "user", "content": None}):
             refused(server, path, "messages.1.content", {"messages": [*good, turn]})
         empty = {"role": "user", "content": []}

@@ -157,6 +157,8 @@ def test_each_prompt_counts_once_and_each_completion_for_itself() -> None:
     assert total_usage(usages, num_prompts=2) == Usage(12, 10, 4)
     assert total_usage(usages, num_prompts=4) == Usage(24, 10, 16)
     assert total_usage(usages[:2], num_prompts=1) == Usage(5, 3, 4)
+    thoughtful = [Usage(5, 4, num_reasoning_tokens=3), Usage(5, 2, num_reasoning_tokens=1)]
+    assert total_usage(thoughtful, num_prompts=1) == Usage(5, 6, num_reasoning_tokens=4)
 
 
 def test_the_mean_log_probability_leaves_out_what_has_none() -> None:

@@ -44,7 +44,7 @@ RUNNING = "Ollama is running"
 NEVER = "9999-12-31T23:59:59Z"
 """When models are unloaded for want of requests."""
 
-Capability = Literal["completion", "embedding"]
+Capability = Literal["completion", "embedding", "tools"]
 
 
 class ShowBody(BaseModel):
@@ -314,7 +314,7 @@ def _details(card: ModelCard) -> DetailsAnswer:
 
 
 def _capabilities(card: ModelCard) -> list[Capability]:
-    return ["completion", "embedding"] if card.embeddings else ["completion"]
+    return ["completion", "tools", "embedding"] if card.embeddings else ["completion", "tools"]
 
 
 def _digest(card: ModelCard) -> str:

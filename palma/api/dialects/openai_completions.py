@@ -320,6 +320,7 @@ def _spelling(token: TokenText) -> str:
 
 
 def _choice(index: int, piece: Completion | TextChunk, body: CompletionBody) -> ChoiceAnswer:
+    assert piece.finish_reason != "tool_calls", "a raw prompt offers no tools"
     has_logprobs = body.logprobs is not None
     return {
         "index": index,

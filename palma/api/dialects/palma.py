@@ -18,13 +18,15 @@ from palma.api.operation import Dialect, Operation
 from palma.api.wire import EventStream, event, json_response, parse_body, read_json, wait_for
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
-from palma.core.types import GenerationRequest, Message, Role, SamplingParams
+from palma.core.types import GenerationRequest, Message, SamplingParams
 from palma.serving.generation import Generation
 from palma.serving.health import Status
 from palma.version import FOUNDING_API_VERSION
 
 PREFIX = f"/v{FOUNDING_API_VERSION}"
 SECOND_HEALTH_PATH = "/v1/healthcheck"
+
+Role = Literal["system", "user", "assistant"]
 
 END_MARKER = "<|eot_id|>"
 """Ends the last event of a stream, whatever the model's own end token is."""
@@ -137,7 +139,7 @@ async def stream_events(generation: Generation) -> AsyncIterator[bytes]:
         async for chunk in generation:
             if chunk.finish_reason is not None:
                 yield event(chunk.text + END_MARKER)
-            else:
+            elif chunk.text:  # thoughts have no place here
                 yield event(chunk.text)
     except PalmaError as error:
         yield event(error_answer(error))

@@ -153,8 +153,7 @@ class ContinuousEngine:
 
     def step(self) -> None:
         """Advance the scheduled sequences by one forward pass of each kind."""
-        if self._adoption is not None and not self._adoption.advance():
-            self._adoption = None
+        self._advance_adoption()
         anybody_decodes = any(s.is_decoding for s in self._scheduler.running)
         batch = self._scheduler.schedule(self._pacer.budget(anybody_decodes=anybody_decodes))
         chunks = [chunk for chunk in batch.prefills if self._is_started(chunk)]
@@ -169,6 +168,18 @@ class ContinuousEngine:
             self._prefill(chunk)
             self._pacer.note_prefill(chunk.num_tokens, time.perf_counter() - started)
         self._last_step = time.monotonic()
+
+    def _advance_adoption(self) -> None:
+        """Move the next part of the model onto a kernel that has been built."""
+        if self._adoption is None:
+            return
+        try:
+            is_done = not self._adoption.advance()
+        except Exception:
+            logger.exception("the C++ kernel could not be taken into use")
+            is_done = True
+        if is_done:
+            self._adoption = None
 
     def _step_together(self, decodes: list[Sequence], chunks: list[Chunk]) -> list[Chunk]:
         """Compute all in one pass but what needs one of its own, which is returned."""
@@ -212,7 +223,12 @@ class ContinuousEngine:
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
         while self._take_news():
-            self.step()
+            try:
+                self.step()
+            except Exception as error:  # the loop must not end: nobody would be answered again
+                logger.exception("a step failed outside of any sequence; all of them end")
+                for sequence in list(self._sequences.values()):
+                    self._fail(sequence, error)
         for sequence in list(self._sequences.values()):
             self._end(sequence, TokenDelta(finish_reason="cancelled"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from array import array
 from collections.abc import Sequence as Rows
 from typing import Any
@@ -20,6 +21,7 @@ from palma.engine.continuous.cpu_kernel import DecodeKernel
 from palma.engine.continuous.cpu_kernel.decoder import StepDecoder
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
+from palma.engine.continuous.thread_chooser import ThreadChooser
 from palma.engine.mean_states import last_hidden_states
 
 
@@ -37,6 +39,7 @@ class Runner:
         self._device = model.device
         self.kv_cache = kv_cache
         self._step_decoder: StepDecoder | None = None
+        self._thread_chooser: ThreadChooser | None = None
         self.context = ForwardContext(kv_cache)
         self._attention_before = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION_NAME)
@@ -115,13 +118,21 @@ class Runner:
         positions = torch.cat([torch.arange(start, end) for _, start, end in parts])
         self._begin([part[0] for part in parts], [part[2] for part in parts], positions[None])
         token_ids = [token_id for s, start, end in parts for token_id in s.token_ids[start:end]]
-        return self._step_decoder.step(
+        if self._thread_chooser is None:  # the count belongs to the thread that computes
+            self._thread_chooser = ThreadChooser(torch.get_num_threads())
+        threads = self._thread_chooser
+        started = time.perf_counter()
+        logits = self._step_decoder.step(
             torch.tensor([token_ids]),
             self.context.positions,
             torch.tensor(first_rows, dtype=torch.int32),
             block_tables=self.context.block_tables,
             kv_lengths=self.context.kv_lengths,
+            num_threads=threads.preferred if chunks else threads.choose(),
         )
+        if not chunks:
+            threads.note(time.perf_counter() - started)
+        return logits
 
     def use_kernel(self, kernel: DecodeKernel) -> None:
         """Attend with a kernel from the next decode step on."""

@@ -8,7 +8,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from palma.api.dialects.anthropic import MessagesBody
+from palma.api.dialects.anthropic.bodies import MessagesBody
 from palma.api.fields import NeutralOnly
 from tests.live_server import LiveServer, running_server, unharmed_neighbour, user, wait_until
 from tests.spy_engine import MAX_STEPS_AFTER_CANCEL, Spy
@@ -112,8 +112,8 @@ def test_events_come_in_their_order_each_named_by_its_type(mock_server: LiveServ
     assert [event["type"] for event in events] == names
     assert names == [
         "message_start",
-        "content_block_start",
         "ping",
+        "content_block_start",
         "content_block_delta",
         "content_block_delta",
         "content_block_stop",
@@ -223,7 +223,15 @@ def test_labels_and_neutral_values_are_taken(mock_server: LiveServer) -> None:
     neutral = {name: values[0] for name, values in NEUTRAL_VALUES.items() if values}
     body = {"model": "mock", "max_tokens": 9, "messages": user("count to 1")}
 
-    labelled = {**body, **neutral, "metadata": {"user_id": "me"}}
+    marked = {"type": "text", "text": "count to 1", "cache_control": {"type": "ephemeral"}}
+    labelled = {
+        **body,
+        **neutral,
+        "metadata": {"user_id": "me"},
+        "cache_control": {"type": "ephemeral", "ttl": "1h"},
+        "system": [marked],
+        "messages": [{"role": "user", "content": [marked]}],
+    }
     nulls = {**body, **dict.fromkeys([*NEUTRAL_VALUES, "stop_sequences", "system", "top_k"])}
 
     assert mock_server.post(PATH, labelled).status_code == 200
@@ -234,10 +242,9 @@ def test_labels_and_neutral_values_are_taken(mock_server: LiveServer) -> None:
     ("field", "value"),
     [
         ("temperature", 1.1),
-        ("tools", [{"name": "f", "input_schema": {"type": "object"}}]),
         ("tool_choice", {"type": "any"}),
-        ("thinking", {"type": "enabled", "budget_tokens": 1024}),
-        ("cache_control", {"type": "ephemeral"}),
+        ("tool_choice", {"type": "auto", "disable_parallel_tool_use": 1}),
+        ("thinking", {"type": "between_tools"}),
         ("service_tier", "priority"),
         ("max_tokens", -1),
         ("stop_sequences", "END"),
@@ -263,9 +270,12 @@ def test_what_would_have_no_effect_is_refused_by_name(
     ("block", "words"),
     [
         ({"type": "image", "source": {"type": "url", "url": "http://x/"}}, "'image'"),
-        ({"type": "text", "text": "hi", "cache_control": {"type": "ephemeral"}}, "cache_control"),
-        ({"type": "text"}, "text block is"),
-        ("hi", "text blocks"),
+        ({"type": "redacted_thinking", "data": "x"}, "'redacted_thinking'"),
+        ({"type": "text", "text": "hi", "citations": [{"type": "x"}]}, "citations"),
+        ({"type": "text"}, "text is missing"),
+        ({"type": "tool_use", "id": "1", "name": "f", "input": {}}, "tool_use blocks"),
+        ({"type": "tool_result", "tool_use_id": "1", "content": [{"type": "image"}]}, "'image'"),
+        ("hi", "found 'hi'"),
     ],
 )
 def test_other_blocks_are_refused_by_name(

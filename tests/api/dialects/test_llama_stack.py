@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from palma.api.dialects.llama_stack import ChatCompletionBody
+from palma.api.dialects.llama_stack.bodies import ChatCompletionBody
 from palma.api.fields import NeutralOnly
 from palma.core.config import Settings
 from palma.engine.base import Engine
@@ -332,15 +332,25 @@ def test_neutral_values_are_taken(mock_server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize(("fields", "param"), [
-    ({"tools": [{"tool_name": "brave_search"}]}, "tools"),
+    ({"tools": [{"tool_name": "brave_search"}]}, "tools.0"),
+    ({"tools": [{"tool_name": "f", "parameters": {"x": {"param_type": "tuple"}}}]},
+     "tools.0.parameters.x.param_type"),
+    ({"tools": [{"tool_name": "f"}] * 2}, "tools.1"),
     ({"tool_choice": "required"}, "tool_choice"),
-    ({"tool_config": {"tool_choice": "required"}}, "tool_config"),
+    ({"tool_config": {"tool_choice": "required"}}, "tool_choice"),
+    ({"tools": [{"tool_name": "f"}], "tool_config": {"tool_choice": "g"}}, "tool_choice"),
+    ({"tool_choice": "auto", "tool_config": {"tool_choice": "none"}}, "tool_choice"),
+    ({"tool_config": {"system_message_behavior": "replace"}},
+     "tool_config.system_message_behavior"),
+    ({"tool_prompt_format": "python_list"}, "tool_prompt_format"),
     ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
     ({"nonsense": 1}, "nonsense"),
     ({"model": "other"}, "model"),
     ({"model_id": None}, "model_id"),
     ({"messages": []}, "messages"),
-    ({"messages": [{"role": "tool", "content": "x", "call_id": "1"}]}, "messages.0.role"),
+    ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0"),
+    ({"messages": [{"role": "user", "content": "x", "call_id": "1"}]}, "messages.0"),
+    ({"messages": [{"role": "ipython", "content": "x", "call_id": "1"}]}, "messages.0.role"),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages.0.content"),
     ({"messages": [{"role": "user", "content": "x", "context": "y"}]}, "messages.0.context"),
     ({"stream": "yes"}, "stream"),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 import ollama
 import pytest
 
-from palma.api.dialects.ollama import ChatBody, GenerateBody, Options
+from palma.api.dialects.ollama.bodies import ChatBody, GenerateBody
+from palma.api.dialects.ollama.options import Options
 from palma.api.fields import NeutralOnly
 from palma.engine.base import TokenDelta
 from tests.faults.test_silent_clients import send_and_never_read
@@ -150,9 +151,11 @@ def test_generate_asks_one_message_with_or_without_a_system_prompt() -> None:
     ]
 
 
-def test_raw_has_no_place_for_a_system_prompt(client: ollama.Client) -> None:
+def test_raw_has_no_place_for_a_system_prompt_or_for_thinking(client: ollama.Client) -> None:
     with pytest.raises(ollama.ResponseError, match="system"):
         client.generate(model="mock", prompt="hi", system="be brief", raw=True)
+    with pytest.raises(ollama.ResponseError, match="think"):
+        client.generate(model="mock", prompt="hi", think=True, raw=True)
 
 
 def test_log_probabilities_cover_the_text_streamed_or_not(client: ollama.Client) -> None:
@@ -281,8 +284,9 @@ def test_neutral_values_and_durations_to_stay_loaded_are_taken(mock_server: Live
 @pytest.mark.parametrize(
     ("path", "field", "value"),
     [
-        (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
-        (CHAT, "think", True),
+        (CHAT, "tools", [{"type": "web_search"}]),
+        (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}] * 2),
+        (CHAT, "think", "hardly"),
         (CHAT, "keep_alive", 0),
         (CHAT, "keep_alive", "0s"),
         (CHAT, "keep_alive", "soon"),

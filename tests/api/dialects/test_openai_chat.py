@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from palma.api.dialects.openai_chat import ChatBody
+from palma.api.dialects.openai_chat.bodies import ChatBody
 from palma.api.fields import NeutralOnly
 from tests.live_server import LiveServer, user
 
@@ -144,7 +144,6 @@ def test_labels_and_neutral_values_are_taken(mock_server: LiveServer) -> None:
     [
         ("n", True),
         ("audio", {"voice": "x"}),
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
         ("service_tier", "flex"),

@@ -1,9 +1,10 @@
 """Run them: `python -m tests.conformance.clients [--venvs FOLDER] [--only CLIENT]`.
 
-It starts one server with palmita and an API key, makes an environment for each client (kept in
-FOLDER for the next time, else temporary), runs the client's suite and prints a table. Settings of
-the server come from the environment: `ENGINE=continuous python -m ...`. A client that cannot be
-installed is skipped. The exit status is 0 if every suite that ran passed, and at least one ran.
+It starts two servers with an API key, one with palmita and one with the mock engine, makes an
+environment for each client (kept in FOLDER for the next time, else temporary), runs the client's
+suite and prints a table. Settings of the first server come from the environment:
+`ENGINE=continuous python -m ...`. A client that cannot be installed is skipped. The exit status is
+0 if every suite that ran passed, and at least one ran.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ def main() -> int:
     kept = nullcontext(arguments.venvs) if arguments.venvs else None
     with kept or tempfile.TemporaryDirectory() as folder:
         root = Path(folder).resolve()
-        (root / "home").mkdir(parents=True, exist_ok=True)
-        with serving(root / "home") as url:
-            results = [_result_of(client, root, url) for client in clients]
+        with serving(root / "home") as url, serving(root / "mock", ENGINE="mock") as mock_url:
+            urls = {"PALMA_URL": url, "PALMA_MOCK_URL": mock_url}
+            results = [_result_of(client, root, urls) for client in clients]
     print_table(results)
     return exit_status(results)
 
 
-def _result_of(client: Client, root: Path, url: str) -> Result:
+def _result_of(client: Client, root: Path, urls: dict[str, str]) -> Result:
     environment = environment_of(client, root)
     print(f"-- {client.name}", flush=True)
     try:
         environment.install()
     except CannotInstall as error:
         return Result(client.name, skipped=str(error))
-    return run_suite(environment, url, root / "home")
+    return run_suite(environment, urls, root / "home")
 
 
 def _names() -> list[str]:

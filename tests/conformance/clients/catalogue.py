@@ -36,6 +36,7 @@ class Client:
 CLIENTS = (
     Client("openai", "openai_python.py", ("openai>=3",)),
     Client("openai (node)", "openai_node.mjs", ("openai@>=6",)),
+    Client("openai-agents", "openai_agents_python.py", ("openai-agents>=0.4",)),
     Client("anthropic", "anthropic_python.py", ("anthropic>=2",)),
     Client("ollama", "ollama_python.py", ("ollama>=0.6",)),
     # It imports another that it does not name.

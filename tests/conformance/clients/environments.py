@@ -55,12 +55,12 @@ def environment_of(client: Client, root: Path) -> Environment:
     return NodeEnvironment(client, root) if client.is_node else PythonEnvironment(client, root)
 
 
-def run_suite(environment_: Environment, url: str, home: Path) -> Result:
-    """Run the suite of a client that is installed against a server."""
+def run_suite(environment_: Environment, urls: dict[str, str], home: Path) -> Result:
+    """Run the suite of a client that is installed against the servers at these URLs."""
     client = environment_.client
     report = environment_.folder / "results.xml"
     report.unlink(missing_ok=True)
-    told = {"PALMA_URL": url, "PALMA_API_KEY": API_KEY}
+    told = {**urls, "PALMA_API_KEY": API_KEY}
     try:
         subprocess.run(
             environment_.command(report),

@@ -1,4 +1,4 @@
-"""`palma serve` in a process of its own: palmita, an API key, a free port, an empty home folder."""
+"""`palma serve` in a process of its own: an API key, a free port, an empty home folder."""
 
 from __future__ import annotations
 
@@ -27,19 +27,24 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def serving(home: Path) -> Iterator[str]:
+def serving(home: Path, **settings: str) -> Iterator[str]:
     """Start the server, yield its URL when it is ready, and stop it at the end.
+
+    Args:
+        home: Its home folder, where its log is too.
+        settings: As the environment names them; unless they say otherwise it has palmita.
 
     Raises:
         RuntimeError: It did not become ready; the message is its log.
     """
-    settings = {"API_KEY": API_KEY, "MODEL_ID": "", "RESPONSES_DATABASE_URL": "sqlite://"}
+    own = {"API_KEY": API_KEY, "MODEL_ID": "", "RESPONSES_DATABASE_URL": "sqlite://"}
+    home.mkdir(parents=True, exist_ok=True)
     log = home / "server.log"
     with log.open("w") as log_file:
         server = subprocess.Popen(
             [sys.executable, "-m", "palma", "serve", "--port", "0"],
             cwd=home,
-            env={**environment(home), **settings},
+            env={**environment(home), **own, **settings},
             stderr=log_file,
         )
     try:

@@ -347,3 +347,43 @@ def test_a_step_that_fails_as_a_whole_is_computed_one_by_one(
     monkeypatch.setattr(engine._runner, "step", fail_often)
     assert tokens(answers(engine, PROMPTS[:4], 12)) == expected
     assert len(calls) > 6
+
+
+def test_a_kernel_that_cannot_be_used_harms_nobody(
+    kernel: DecodeKernel,
+    start: Callable[..., ContinuousEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no memory to pack")
+
+    model = model_of("llama")
+    expected = generated(model, PROMPTS[:4], 30)
+    engine = start(model)
+    monkeypatch.setattr(adoption, "pack_linears", fail)
+
+    running = answers(engine, PROMPTS[:4], 30)
+    engine._note_kernel(kernel)
+
+    assert tokens(running) == expected
+    assert tokens(answers(engine, PROMPTS[:4], 30)) == expected
+    assert "could not be taken into use" in caplog.text
+
+
+def test_the_loop_survives_what_no_sequence_is_to_blame_for(
+    start: Callable[..., ContinuousEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of("llama")
+    expected = generated(model, PROMPTS[:1], 10)
+    engine = start(model)
+    schedule = engine._scheduler.schedule
+
+    def fail_once(*parts: Any) -> Any:
+        monkeypatch.setattr(engine._scheduler, "schedule", schedule)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(engine._scheduler, "schedule", fail_once)
+
+    assert answers(engine, PROMPTS[:1], 10)[0].wait() == "error"
+    assert tokens(answers(engine, PROMPTS[:1], 10)) == expected

@@ -7,8 +7,9 @@ import logging
 from collections.abc import AsyncIterator
 
 from palma.api.dialects.openai_responses.draft import Draft
+from palma.api.dialects.openai_responses.event_shapes import ResponseEvent
 from palma.api.dialects.openai_responses.events import Keep, response_events
-from palma.api.dialects.openai_responses.shapes import ResponseAnswer, ResponseEvent
+from palma.api.dialects.openai_responses.shapes import ResponseAnswer
 from palma.core.errors import EngineFailure
 from palma.serving.generation import Generation
 

@@ -2,96 +2,28 @@
 
 from __future__ import annotations
 
-import secrets
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.datastructures import QueryParams
 
-from palma.api.dialects.openai_responses.shapes import MessageItem, MessageStatus, TextPart
+from palma.api.dialects.openai_responses.item_bodies import ItemBody
+from palma.api.dialects.openai_responses.tool_bodies import FlatChoice, FlatOffer
 from palma.api.fields import ExtendedSamplingBody, Label, MaxTokens, Messages, NeutralOnly
 from palma.api.structured_fields import FlatFormat
+from palma.api.tool_fields import tool_use
 from palma.api.wire import parse_body
 from palma.core.errors import InvalidRequest
-from palma.core.types import Constraint, Message
+from palma.core.types import Constraint, Thinking, ToolUse
 
 Query = TypeVar("Query", bound=BaseModel)
 
 LOGPROBS = "message.output_text.logprobs"
 
-Role = Literal["user", "assistant", "system", "developer"]
-
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
     Field(max_length=16),
 ]
-
-
-def new_id(prefix: str) -> str:
-    """Return an id that nobody can guess."""
-    return f"{prefix}_{secrets.token_hex(24)}"
-
-
-class PartBody(BaseModel):
-    """A piece of a message's text; the fields of answers may be sent back as they came."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    type: Literal["input_text", "output_text"]
-    text: str
-    annotations: Annotated[Any, NeutralOnly([])] = None
-    logprobs: Annotated[Any, Label()] = None
-    prompt_cache_breakpoint: Annotated[Any, NeutralOnly()] = None
-
-
-def _as_parts(content: Any) -> Any:
-    return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
-
-
-class ItemBody(BaseModel):
-    """A message, new or sent back as it came; its id is a label, and it gets one of ours."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    type: Literal["message"] | None = None
-    role: Role
-    content: Annotated[
-        list[PartBody], BeforeValidator(_as_parts, json_schema_input_type=str | list[PartBody])
-    ]
-    id: Annotated[str | None, Label()] = None
-    status: MessageStatus | None = None
-    phase: Annotated[Any, NeutralOnly()] = None
-
-    @model_validator(mode="after")
-    def _only_assistants_put_out(self) -> Self:
-        if self.role != "assistant" and any(part.type == "output_text" for part in self.content):
-            raise ValueError(f"output_text is said by the assistant, not by role {self.role!r}")
-        return self
-
-    def item(self) -> MessageItem:
-        """Return the message as it is stored and shown."""
-        if self.role == "assistant":
-            content = [output_part(part.text) for part in self.content]
-        else:
-            content = [{"type": "input_text", "text": part.text} for part in self.content]
-        return {
-            "id": new_id("msg"),
-            "type": "message",
-            "status": self.status or "completed",
-            "role": self.role,
-            "content": content,
-        }
-
-
-def output_part(text: str) -> TextPart:
-    """Return a piece of what an assistant said, as it is stored and shown."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def message_of(item: MessageItem) -> Message:
-    """Return an item as the model reads it; `developer` is OpenAI's newer word for `system`."""
-    role = "system" if item["role"] == "developer" else item["role"]
-    return Message(role, "".join(part["text"] for part in item["content"]))
 
 
 class TextBody(BaseModel):
@@ -117,12 +49,12 @@ class TextBody(BaseModel):
 
 
 class ReasoningBody(BaseModel):
-    """How much to think before answering; no model here does."""
+    """Whether to think before answering; a level of effort is a yes."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     context: Annotated[Any, NeutralOnly("auto")] = None
-    effort: Annotated[Any, NeutralOnly("none")] = None
     generate_summary: Annotated[Any, NeutralOnly()] = None
     mode: Annotated[Any, NeutralOnly("standard")] = None
     summary: Annotated[Any, NeutralOnly()] = None
@@ -146,7 +78,7 @@ def _as_id(conversation: Any) -> Any:
 
 
 class ResponseBody(ExtendedSamplingBody):
-    """The body of a response."""
+    """The body of a response; `max_tool_calls` bounds built-in tools, and there are none here."""
 
     model: str
     input: Annotated[
@@ -167,6 +99,9 @@ class ResponseBody(ExtendedSamplingBody):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     text: TextBody | None = None
+    tools: FlatOffer | None = None
+    tool_choice: FlatChoice | None = None
+    parallel_tool_calls: bool | None = None
     reasoning: ReasoningBody | None = None
     metadata: Metadata | None = None
 
@@ -179,18 +114,35 @@ class ResponseBody(ExtendedSamplingBody):
     image: Annotated[Any, NeutralOnly()] = None
     max_tool_calls: Annotated[Any, NeutralOnly()] = None
     moderation: Annotated[Any, NeutralOnly()] = None
-    parallel_tool_calls: Annotated[Any, NeutralOnly(True, False)] = None
     prompt: Annotated[Any, NeutralOnly()] = None
     prompt_cache_options: Annotated[Any, NeutralOnly()] = None
     prompt_cache_retention: Annotated[Any, NeutralOnly("in_memory")] = None
     service_tier: Annotated[Any, NeutralOnly("auto", "default")] = None
-    tool_choice: Annotated[Any, NeutralOnly("none", "auto")] = None
-    tools: Annotated[Any, NeutralOnly([])] = None
 
     @property
     def num_logprobs(self) -> int | None:
         """How many likeliest tokens to report; None reports nothing."""
         return (self.top_logprobs or 0) if LOGPROBS in (self.include or ()) else None
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """What may be called.
+
+        Raises:
+            InvalidRequest: Two tools have one name, or the choice is of one that is not there.
+        """
+        return tool_use(
+            [tool.tool for tool in self.tools or ()],
+            self.tool_choice.choice if self.tool_choice else None,
+            parallel=self.parallel_tool_calls is not False,
+        )
+
+    @property
+    def thinking(self) -> Thinking:
+        """How to think before answering."""
+        effort = self.reasoning.effort if self.reasoning else None
+        enabled = None if effort is None else effort != "none"
+        return Thinking(enabled, switch_param="reasoning.effort")
 
 
 class ConversationBody(BaseModel):

@@ -12,28 +12,30 @@ from palma.api.dialects.openai_responses.bodies import (
     ConversationBody,
     ConversationUpdate,
     IncludeQuery,
-    ItemBody,
     NewItemsBody,
     PageQuery,
-    new_id,
     parse_query,
 )
+from palma.api.dialects.openai_responses.context import require_calls
+from palma.api.dialects.openai_responses.item_bodies import AnyItemBody
+from palma.api.dialects.openai_responses.item_shapes import Item, new_id
 from palma.api.dialects.openai_responses.routes import item_list, page_of
 from palma.api.dialects.openai_responses.shapes import (
     ConversationAnswer,
     DeletedConversation,
     ItemList,
-    MessageItem,
 )
 from palma.api.operation import Operation
 from palma.api.wire import json_response, parse_body, read_json
 from palma.serving.response_store import ResponseStore
-from palma.serving.response_tables import Item, ItemPage
+from palma.serving.response_tables import ItemPage
 
 
 async def create_conversation(request: Request) -> Response:
     """POST /v1/conversations: begin one, empty or with items."""
     body = parse_body(ConversationBody, await read_json(request))
+    first_items = _items(body.items or [])
+    require_calls(first_items, len(first_items), "items")
     answer: ConversationAnswer = {
         "id": new_id("conv"),
         "object": "conversation",
@@ -41,7 +43,7 @@ async def create_conversation(request: Request) -> Response:
         "metadata": body.metadata or {},
     }
     store: ResponseStore = request.state.response_store
-    await store.create_conversation(cast("dict[str, Any]", answer), _items(body.items or []))
+    await store.create_conversation(cast("dict[str, Any]", answer), _stored(first_items))
     return json_response(answer)
 
 
@@ -79,12 +81,16 @@ async def list_items(request: Request) -> Response:
 
 
 async def add_items(request: Request) -> Response:
-    """POST /v1/conversations/{id}/items: add messages at the end."""
+    """POST /v1/conversations/{id}/items: add items at the end."""
     parse_query(IncludeQuery, request.query_params)
     added = _items(parse_body(NewItemsBody, await read_json(request)).items)
     store: ResponseStore = request.state.response_store
-    await store.add_turn(request.path_params["conversation_id"], added)
-    return json_response(item_list(ItemPage(added)))
+    conversation_id = request.path_params["conversation_id"]
+    if any(item["type"] == "function_call_output" for item in added):
+        earlier = cast("list[Item]", await store.conversation_items(conversation_id))
+        require_calls([*earlier, *added], len(added), "items")
+    await store.add_turn(conversation_id, _stored(added))
+    return json_response(item_list(ItemPage(_stored(added))))
 
 
 async def retrieve_item(request: Request) -> Response:
@@ -111,8 +117,12 @@ def _both_ids(request: Request) -> tuple[str, str]:
     return request.path_params["conversation_id"], request.path_params["item_id"]
 
 
-def _items(bodies: list[ItemBody]) -> list[Item]:
-    return [cast("Item", body.item()) for body in bodies]
+def _items(bodies: list[AnyItemBody]) -> list[Item]:
+    return [body.item() for body in bodies]
+
+
+def _stored(items: list[Item]) -> list[dict[str, Any]]:
+    return cast("list[dict[str, Any]]", items)
 
 
 OPERATIONS = (
@@ -158,7 +168,7 @@ OPERATIONS = (
         "POST",
         "/v1/conversations/{conversation_id}/items",
         add_items,
-        "Add messages to a conversation.",
+        "Add items to a conversation.",
         body=NewItemsBody,
         answer=ItemList,
         query=IncludeQuery,
@@ -167,15 +177,15 @@ OPERATIONS = (
         "GET",
         "/v1/conversations/{conversation_id}/items/{item_id}",
         retrieve_item,
-        "Return one message of a conversation.",
-        answer=MessageItem,
+        "Return one item of a conversation.",
+        answer=Item,
         query=IncludeQuery,
     ),
     Operation(
         "DELETE",
         "/v1/conversations/{conversation_id}/items/{item_id}",
         delete_item,
-        "Take a message out of a conversation.",
+        "Take an item out of a conversation.",
         answer=ConversationAnswer,
     ),
 )

@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from palma.api.dialects.openai_responses.bodies import ResponseBody, message_of, new_id, output_part
+from palma.api.dialects.openai_responses.bodies import ResponseBody
+from palma.api.dialects.openai_responses.context import message_of, turns_of
+from palma.api.dialects.openai_responses.item_shapes import Item, OutputItem, new_id
 from palma.api.dialects.openai_responses.shapes import (
     ErrorDetails,
-    MessageItem,
-    MessageStatus,
     ResponseAnswer,
     ResponseUsage,
     Status,
 )
-from palma.api.openai_shapes import token_logprob
 from palma.core.errors import (
     InvalidRequest,
     PalmaError,
@@ -24,8 +23,8 @@ from palma.core.errors import (
     QueueTimeout,
     RequestCancelled,
 )
-from palma.core.types import GenerationRequest, Message, SamplingParams, ScoredToken, Usage
-from palma.serving.generation import Completion, Generation
+from palma.core.types import GenerationRequest, Message, SamplingParams, TextChunk, Usage
+from palma.serving.generation import Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,9 @@ class Draft:
     """
 
     body: ResponseBody
-    context: Sequence[MessageItem]
+    context: Sequence[Item]
     num_new: int
     response_id: str = field(default_factory=lambda: new_id("resp"))
-    message_id: str = field(default_factory=lambda: new_id("msg"))
     created_at: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -51,7 +49,7 @@ class Draft:
         return self.body.store is not False
 
     @property
-    def new_items(self) -> Sequence[MessageItem]:
+    def new_items(self) -> Sequence[Item]:
         """The items that came with this request."""
         return self.context[len(self.context) - self.num_new :]
 
@@ -61,11 +59,13 @@ class Draft:
         system = [Message("system", body.instructions)] if body.instructions else []
         return GenerationRequest(
             request_id=request_id,
-            messages=(*system, *map(message_of, self.context)),
+            messages=(*system, *map(message_of, turns_of(self.context))),
             model=body.model,
             sampling_params=self.sampling_params(),
             stop=tuple(body.stop or ()),
             constraints=body.text.constraints if body.text else (),
+            tool_use=body.tool_use,
+            thinking=body.thinking,
             num_fixed_messages=len(system) if body.truncation == "auto" else None,
             queue_timeout_s=queue_timeout_s,
         )
@@ -80,14 +80,14 @@ class Draft:
         self,
         generation: Generation,
         status: Status,
-        output: Sequence[MessageItem] = (),
+        output: Sequence[OutputItem] = (),
         *,
         error: ErrorDetails | None = None,
         usage: Usage | None = None,
     ) -> ResponseAnswer:
         """Return the response in a state."""
         body, params = self.body, generation.request.sampling_params
-        num_dropped = generation.num_dropped_messages
+        dropped = turns_of(self.context)[: generation.num_dropped_messages]
         return {
             "id": self.response_id,
             "object": "response",
@@ -107,52 +107,34 @@ class Draft:
             "previous_response_id": body.previous_response_id,
             "conversation": {"id": body.conversation} if body.conversation is not None else None,
             "prompt_cache_key": body.prompt_cache_key,
-            "reasoning": {"effort": None, "summary": None},
+            "reasoning": {
+                "effort": body.reasoning.effort if body.reasoning else None,
+                "summary": None,
+            },
             "safety_identifier": body.safety_identifier,
             "service_tier": "default",
             "store": self.is_stored,
             "temperature": params.temperature,
             "text": {"format": body.text.format_answer if body.text else {"type": "text"}},
-            "tool_choice": body.tool_choice or "auto",
-            "tools": [],
+            "tool_choice": body.tool_choice.answer if body.tool_choice else "auto",
+            "tools": [tool.answer for tool in body.tools or ()],
             "top_logprobs": params.num_logprobs or 0,
             "top_p": params.top_p,
             "truncation": body.truncation or "disabled",
-            "truncated_items": [item["id"] for item in self.context[:num_dropped]],
+            "truncated_items": [item["id"] for turn in dropped for item in turn],
             "usage": None if usage is None else usage_answer(usage),
             "user": body.user,
             "metadata": body.metadata or {},
         }
 
-    def message(
-        self, text: str, scored_tokens: Sequence[ScoredToken], status: MessageStatus
-    ) -> MessageItem:
-        """Return what the model said."""
-        logprobs = [token_logprob(scored) for scored in scored_tokens]
-        return {
-            "id": self.message_id,
-            "type": "message",
-            "status": status,
-            "role": "assistant",
-            "content": [{**output_part(text), "logprobs": logprobs}],
-        }
-
-    def finished(self, generation: Generation, completion: Completion) -> ResponseAnswer:
-        """Return the response when all is said, or its tokens have run out."""
-        is_whole = completion.finish_reason == "stop"
-        status: Literal["completed", "incomplete"] = "completed" if is_whole else "incomplete"
-        output = [self.message(completion.text, completion.scored_tokens, status)]
-        return self.answer(generation, status, output, usage=completion.usage)
+    def end_of(self, last: TextChunk) -> Literal["completed", "incomplete"]:
+        """Return how the response ends: all is said or asked, or its tokens have run out."""
+        return "incomplete" if last.finish_reason == "length" else "completed"
 
     def broken_off(
-        self,
-        generation: Generation,
-        error: PalmaError,
-        text: str = "",
-        scored_tokens: Sequence[ScoredToken] = (),
+        self, generation: Generation, error: PalmaError, output: Sequence[OutputItem] = ()
     ) -> ResponseAnswer:
-        """Return the response after an error or a cancellation, with what was said before it."""
-        output = [self.message(text, scored_tokens, "incomplete")] if text else []
+        """Return the response after an error or a cancellation, with what was made before it."""
         if isinstance(error, RequestCancelled):
             return self.answer(generation, "cancelled", output)
         return self.answer(generation, "failed", output, error=error_details(error))
@@ -176,6 +158,6 @@ def usage_answer(usage: Usage) -> ResponseUsage:
             "cache_write_tokens": 0,
         },
         "output_tokens": usage.num_completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": usage.num_reasoning_tokens},
         "total_tokens": usage.num_prompt_tokens + usage.num_completion_tokens,
     }

@@ -1,35 +1,32 @@
-"""The typed events of a streamed response, numbered, in OpenAI's order."""
+"""A response while it is made: whole at its end, or as typed events in OpenAI's order."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Literal
 
-from palma.api.dialects.openai_responses.bodies import output_part
 from palma.api.dialects.openai_responses.draft import Draft
-from palma.api.dialects.openai_responses.shapes import (
+from palma.api.dialects.openai_responses.event_shapes import (
     LifecycleEvent,
-    MessageItem,
-    ResponseAnswer,
     ResponseEvent,
-    TextDeltaEvent,
+    StateName,
 )
-from palma.api.openai_shapes import token_logprob
+from palma.api.dialects.openai_responses.output import Output
+from palma.api.dialects.openai_responses.shapes import ResponseAnswer
 from palma.core.errors import PalmaError, RequestCancelled
-from palma.core.types import ScoredToken, TextChunk
-from palma.serving.generation import Completion, Generation
+from palma.core.types import TextChunk
+from palma.serving.generation import Generation
 
 Keep = Callable[[ResponseAnswer], Awaitable[ResponseAnswer]]
 """Stores a response that has ended, and returns it as clients shall see it."""
 
-StateName = Literal[
-    "response.created",
-    "response.queued",
-    "response.in_progress",
-    "response.completed",
-    "response.incomplete",
-    "response.failed",
-]
+
+async def whole_response(draft: Draft, generation: Generation) -> ResponseAnswer:
+    """Return a response at its end; raises what went wrong."""
+    events = EventMaker(draft, generation)
+    async for chunk in generation:
+        for _ in events.push(chunk):
+            pass
+    return events.answer()
 
 
 async def response_events(
@@ -41,135 +38,72 @@ async def response_events(
     has no event of its own; one that fails with `error` and `response.failed`.
     """
     events = EventMaker(draft, generation)
-    answer: ResponseAnswer | None = None
     try:
-        async for event in _begin(events, generation, is_background=bool(draft.body.background)):
+        async for event in _begin(events, is_background=bool(draft.body.background)):
             yield event
         async for chunk in generation:
-            if chunk.text or chunk.scored_tokens:
-                yield events.delta(chunk)
-            if chunk.finish_reason is not None and chunk.usage is not None:
-                completion = events.completion(chunk.finish_reason, chunk)
-                answer = draft.finished(generation, completion)
+            for event in events.push(chunk):
+                yield event
     except PalmaError as error:
-        broken = draft.broken_off(generation, error, events.text, events.scored_tokens)
-        for event in events.broken_off(error, await keep(broken)):
+        answer = draft.broken_off(generation, error, events.output.items("incomplete"))
+        for event in events.broken_off(error, await keep(answer)):
             yield event
         return
-    assert answer is not None, "a generation ends with a finish_reason or an error"
-    for event in events.closing(answer["output"][0]):
-        yield event
+    answer = events.answer()
     is_whole = answer["status"] == "completed"
     name: StateName = "response.completed" if is_whole else "response.incomplete"
     yield events.state(name, await keep(answer))
 
 
-async def _begin(
-    events: EventMaker, generation: Generation, *, is_background: bool
-) -> AsyncIterator[ResponseEvent]:
-    """Yield what comes before the text; work in the background says that it waits."""
-    draft = events.draft
+async def _begin(events: EventMaker, *, is_background: bool) -> AsyncIterator[ResponseEvent]:
+    """Yield what comes before the answer; work in the background says that it waits."""
+    draft, generation = events.draft, events.generation
     answer = draft.answer(generation, "queued" if is_background else "in_progress")
     yield events.state("response.created", answer)
     if is_background:
         yield events.state("response.queued", answer)
         await generation.started.wait()
     yield events.state("response.in_progress", draft.answer(generation, "in_progress"))
-    for event in events.opening():
-        yield event
 
 
 class EventMaker:
-    """Makes the events of one response, each with the next number, and adds its text up.
+    """Makes the events of one response, each with the next number.
 
     Args:
         draft: What the response will be.
-        generation: What makes its text.
+        generation: What makes its answer.
+
+    Attributes:
+        output: Its items.
     """
 
     def __init__(self, draft: Draft, generation: Generation) -> None:
         self.draft = draft
-        self.scored_tokens: list[ScoredToken] = []
-        self._generation = generation
-        self._texts: list[str] = []
+        self.generation = generation
+        self.output = Output(self._number)
+        self._last: TextChunk | None = None
         self._num_events = 0
 
-    @property
-    def text(self) -> str:
-        """All of the text so far."""
-        return "".join(self._texts)
+    def push(self, chunk: TextChunk) -> Iterator[ResponseEvent]:
+        """Take the next chunk; the last one ends the items."""
+        yield from self.output.push(chunk)
+        if chunk.finish_reason is not None:
+            self._last = chunk
+            yield from self.output.end(self.draft.end_of(chunk))
 
-    def completion(self, finish_reason: Literal["stop", "length"], last: TextChunk) -> Completion:
-        """Return the whole answer, whose last chunk has been made an event."""
-        assert last.usage is not None
-        scored = tuple(self.scored_tokens)
-        return Completion(self.text, finish_reason, last.usage, scored, last.stop_string)
+    def answer(self) -> ResponseAnswer:
+        """Return the whole response, once the last chunk was pushed."""
+        assert self._last is not None, "a generation ends with a finish_reason or an error"
+        status = self.draft.end_of(self._last)
+        items = self.output.items(status)
+        return self.draft.answer(self.generation, status, items, usage=self._last.usage)
 
     def state(self, name: StateName, answer: ResponseAnswer) -> LifecycleEvent:
         """Say that the response is in a new state."""
         return {"type": name, "sequence_number": self._number(), "response": answer}
 
-    def opening(self) -> Iterator[ResponseEvent]:
-        """Say that the message and its text begin."""
-        message = self.draft.message("", (), "in_progress")
-        yield {
-            "type": "response.output_item.added",
-            "sequence_number": self._number(),
-            "output_index": 0,
-            "item": {**message, "content": []},
-        }
-        yield {
-            "type": "response.content_part.added",
-            "sequence_number": self._number(),
-            "item_id": self.draft.message_id,
-            "output_index": 0,
-            "content_index": 0,
-            "part": output_part(""),
-        }
-
-    def delta(self, chunk: TextChunk) -> TextDeltaEvent:
-        """Say the next piece of the text."""
-        self._texts.append(chunk.text)
-        self.scored_tokens += chunk.scored_tokens
-        return {
-            "type": "response.output_text.delta",
-            "sequence_number": self._number(),
-            "item_id": self.draft.message_id,
-            "output_index": 0,
-            "content_index": 0,
-            "delta": chunk.text,
-            "logprobs": [token_logprob(scored) for scored in chunk.scored_tokens],
-        }
-
-    def closing(self, message: MessageItem) -> Iterator[ResponseEvent]:
-        """Say that the text and the message are whole."""
-        (part,) = message["content"]
-        yield {
-            "type": "response.output_text.done",
-            "sequence_number": self._number(),
-            "item_id": self.draft.message_id,
-            "output_index": 0,
-            "content_index": 0,
-            "text": part["text"],
-            "logprobs": part.get("logprobs", []),
-        }
-        yield {
-            "type": "response.content_part.done",
-            "sequence_number": self._number(),
-            "item_id": self.draft.message_id,
-            "output_index": 0,
-            "content_index": 0,
-            "part": part,
-        }
-        yield {
-            "type": "response.output_item.done",
-            "sequence_number": self._number(),
-            "output_index": 0,
-            "item": message,
-        }
-
     def broken_off(self, error: PalmaError, answer: ResponseAnswer) -> Iterator[ResponseEvent]:
-        """Say that no more text comes, and why."""
+        """Say that no more comes, and why."""
         if isinstance(error, RequestCancelled):
             yield self.state("response.incomplete", answer)
             return

@@ -17,13 +17,9 @@ from palma.api.dialects.openai_responses.bodies import (
     parse_response,
 )
 from palma.api.dialects.openai_responses.draft import Draft
-from palma.api.dialects.openai_responses.events import response_events
-from palma.api.dialects.openai_responses.shapes import (
-    DeletedResponse,
-    ItemList,
-    ResponseAnswer,
-    ResponseEvent,
-)
+from palma.api.dialects.openai_responses.event_shapes import ResponseEvent
+from palma.api.dialects.openai_responses.events import response_events, whole_response
+from palma.api.dialects.openai_responses.shapes import DeletedResponse, ItemList, ResponseAnswer
 from palma.api.openai_shapes import DONE, DONE_DATA
 from palma.api.operation import Operation
 from palma.api.wire import (
@@ -61,8 +57,8 @@ async def create_response(request: Request) -> Response:
         return await _begin_in_background(request, draft, generation)
     keep = turns.keeper(draft, store)
     if not body.stream:
-        completion = await wait_for(request, generation, generation.completion())
-        return json_response(await keep(draft.finished(generation, completion)))
+        answer = await wait_for(request, generation, whole_response(draft, generation))
+        return json_response(await keep(answer))
     await wait_for(request, generation, generation.accepted())
     events = encoded(response_events(draft, generation, keep))
     return EventStream(events, generation, request.state.settings)
@@ -146,7 +142,7 @@ def item_list(page: ItemPage) -> ItemList:
     ids = [item["id"] for item in page.items] or [""]
     return {
         "object": "list",
-        "data": page.items,  # type: ignore[typeddict-item]  # they were stored as MessageItem
+        "data": page.items,  # type: ignore[typeddict-item]  # they were stored as Item
         "first_id": ids[0],
         "last_id": ids[-1],
         "has_more": page.has_more,

@@ -1,35 +1,14 @@
-"""The shapes of OpenAI's responses, their events, and conversations."""
+"""The shapes of OpenAI's responses and conversations."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, final
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from palma.api.openai_shapes import TokenLogprob
-
-MessageStatus = Literal["in_progress", "completed", "incomplete"]
+from palma.api.dialects.openai_responses.item_shapes import Item, OutputItem
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-
-
-class TextPart(TypedDict):
-    """A piece of a message's text; what an assistant said has all of these fields."""
-
-    type: Literal["input_text", "output_text"]
-    text: str
-    annotations: NotRequired[list[Any]]
-    logprobs: NotRequired[list[TokenLogprob]]
-
-
-class MessageItem(TypedDict):
-    """A message, the only kind of item here."""
-
-    id: str
-    type: Literal["message"]
-    status: MessageStatus
-    role: Literal["user", "assistant", "system", "developer"]
-    content: list[TextPart]
 
 
 class ErrorDetails(TypedDict):
@@ -59,7 +38,7 @@ class InputTokensDetails(TypedDict):
 
 
 class OutputTokensDetails(TypedDict):
-    """Tokens of thoughts; there are none."""
+    """Tokens of thoughts, which are among the output tokens."""
 
     reasoning_tokens: int
 
@@ -93,19 +72,19 @@ class ResponseAnswer(TypedDict):
     instructions: str | None
     max_output_tokens: int | None
     model: str
-    output: list[MessageItem]
+    output: list[OutputItem]
     parallel_tool_calls: bool
     previous_response_id: str | None
     conversation: ConversationRef | None
     prompt_cache_key: str | None
-    reasoning: dict[str, None]
+    reasoning: dict[str, str | None]
     safety_identifier: str | None
     service_tier: Literal["default"]
     store: bool
     temperature: float
     text: dict[str, dict[str, Any]]
-    tool_choice: Literal["auto", "none"]
-    tools: list[Any]
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any]
+    tools: list[dict[str, Any]]
     top_logprobs: int
     top_p: float
     truncation: Literal["auto", "disabled"]
@@ -113,91 +92,6 @@ class ResponseAnswer(TypedDict):
     usage: ResponseUsage | None
     user: str | None
     metadata: dict[str, str]
-
-
-@final
-class LifecycleEvent(TypedDict):
-    """A new state of the whole response."""
-
-    type: Literal[
-        "response.created",
-        "response.queued",
-        "response.in_progress",
-        "response.completed",
-        "response.incomplete",
-        "response.failed",
-    ]
-    sequence_number: int
-    response: ResponseAnswer
-
-
-@final
-class OutputItemEvent(TypedDict):
-    """A message begins or is whole."""
-
-    type: Literal["response.output_item.added", "response.output_item.done"]
-    sequence_number: int
-    output_index: int
-    item: MessageItem
-
-
-@final
-class ContentPartEvent(TypedDict):
-    """A piece of a message begins or is whole."""
-
-    type: Literal["response.content_part.added", "response.content_part.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    part: TextPart
-
-
-@final
-class TextDeltaEvent(TypedDict):
-    """More text."""
-
-    type: Literal["response.output_text.delta"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    delta: str
-    logprobs: list[TokenLogprob]
-
-
-@final
-class TextDoneEvent(TypedDict):
-    """All of the text."""
-
-    type: Literal["response.output_text.done"]
-    sequence_number: int
-    item_id: str
-    output_index: int
-    content_index: int
-    text: str
-    logprobs: list[TokenLogprob]
-
-
-@final
-class ErrorEvent(TypedDict):
-    """What went wrong; `response.failed` follows."""
-
-    type: Literal["error"]
-    sequence_number: int
-    code: str
-    message: str
-    param: str | None
-
-
-ResponseEvent = (
-    LifecycleEvent
-    | OutputItemEvent
-    | ContentPartEvent
-    | TextDeltaEvent
-    | TextDoneEvent
-    | ErrorEvent
-)
 
 
 class DeletedResponse(TypedDict):
@@ -212,7 +106,7 @@ class ItemList(TypedDict):
     """A part of a list of items; the ids are empty where it is."""
 
     object: Literal["list"]
-    data: list[MessageItem]
+    data: list[Item]
     first_id: str
     last_id: str
     has_more: bool

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 from palma.api.dialects.openai_responses.background import BackgroundResponses
 from palma.api.dialects.openai_responses.bodies import ResponseBody
+from palma.api.dialects.openai_responses.context import require_calls
 from palma.api.dialects.openai_responses.draft import Draft
 from palma.api.dialects.openai_responses.events import Keep
-from palma.api.dialects.openai_responses.shapes import MessageItem, ResponseAnswer
+from palma.api.dialects.openai_responses.item_shapes import Item
+from palma.api.dialects.openai_responses.shapes import ResponseAnswer
 from palma.core.errors import InvalidRequest, ResourceNotFound, StoreFailure, StoreUnavailable
 from palma.serving.response_store import ResponseStore, StoredResponse
 from palma.serving.response_tables import not_found
@@ -31,15 +33,16 @@ async def begin(body: ResponseBody, store: ResponseStore, background: Background
     Raises:
         PreviousResponseNotFound: No response has this id.
         ResourceNotFound: No conversation has this id.
-        InvalidRequest: The previous response is still being made.
+        InvalidRequest: The previous response is still being made, or an output answers no call.
     """
     earlier: list[dict[str, Any]] = []
     if body.previous_response_id is not None:
         earlier = await _previous_items(body.previous_response_id, store, background)
     elif body.conversation is not None:
         earlier = await store.conversation_items(body.conversation)
-    new_items = [message.item() for message in body.input]
-    context = [*cast("list[MessageItem]", earlier), *new_items]
+    new_items = [sent.item() for sent in body.input]
+    context = [*cast("list[Item]", earlier), *new_items]
+    require_calls(context, len(new_items))
     return Draft(body, context, num_new=len(new_items))
 
 

@@ -119,6 +119,7 @@ class StepDecoder:
         *,
         block_tables: torch.Tensor,
         kv_lengths: torch.Tensor,
+        num_threads: int,
     ) -> torch.Tensor:
         """Store the keys and values of the next tokens, and compute what follows the last of each.
 
@@ -128,6 +129,7 @@ class StepDecoder:
             first_rows: (batch + 1,), int32: where each sequence's begin; they end at num_rows.
             block_tables: (batch, max_blocks), int32, contiguous; not checked.
             kv_lengths: (batch,), int32: tokens of each sequence, these included.
+            num_threads: At least 1.
 
         Returns:
             The logits (batch, vocab_size), float32.
@@ -146,7 +148,7 @@ class StepDecoder:
             hidden.shape[0],
             logits.shape[0],
             block_tables.shape[1],
-            torch.get_num_threads(),
+            num_threads,
         )
         self._function(ctypes.byref(self._model), ctypes.byref(step))
         return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,16 +13,21 @@ from tests.conformance.clients.suites.subject import (
     API_KEY,
     CAPITAL,
     CITY_SCHEMA,
+    FIRST_CALL,
+    LAST_WORDS,
     MESSAGES,
+    MOCK,
+    MOCK_URL,
     MODEL,
     URL,
     assert_is_city,
+    look_up,
 )
 
 
-def new_client(api_key: str = API_KEY) -> Any:
+def new_client(api_key: str = API_KEY, *, url: str = URL) -> Any:
     return anthropic.Anthropic(
-        base_url=URL, api_key=api_key, max_retries=0, _strict_response_validation=True
+        base_url=url, api_key=api_key, max_retries=0, _strict_response_validation=True
     )
 
 
@@ -102,6 +108,39 @@ def test_a_schema_binds_the_answer(client: Any) -> None:
     message = client.messages.create(**body(output_config=form))
 
     assert_is_city(message.content[0].text)
+
+
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "city"}])
+def test_a_tool_that_is_demanded_is_called(client: Any, choice: Any) -> None:
+    tools = [{"name": "city", "input_schema": CITY_SCHEMA, "cache_control": {"type": "ephemeral"}}]
+    one = {**choice, "disable_parallel_tool_use": True}
+    asked = body(tools=tools, tool_choice=one, max_tokens=300)
+
+    whole = client.messages.create(**asked)
+    with client.messages.stream(**asked) as stream:
+        streamed = stream.get_final_message()
+
+    (used,) = whole.content
+    assert (used.type, used.name, whole.stop_reason) == ("tool_use", "city", "tool_use")
+    assert_is_city(json.dumps(used.input))
+    assert streamed.content[0].input == used.input
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_agent_goes_three_turns(stream: bool) -> None:
+    with new_client(url=MOCK_URL) as mock:
+        runner = mock.beta.messages.tool_runner(
+            model=MOCK,
+            max_tokens=200,
+            messages=[{"role": "user", "content": FIRST_CALL}],
+            tools=[anthropic.beta_tool(look_up)],
+            stream=stream,
+        )
+        answers = [each.get_final_message() if stream else each for each in runner]
+
+    called = [answer.content[0].input["city"] for answer in answers[:-1]]
+    assert called == ["Lima", "Oslo", "Rome"]
+    assert LAST_WORDS in answers[-1].content[0].text
 
 
 @pytest.mark.parametrize("stream", [False, True])

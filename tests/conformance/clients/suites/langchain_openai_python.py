@@ -6,16 +6,22 @@ from typing import Any, Literal
 
 import openai
 import pytest
+from langchain_core.messages import AIMessageChunk, HumanMessage, ToolMessage
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 from pydantic import BaseModel, Field
 
 from tests.conformance.clients.suites.subject import (
     API_KEY,
     CAPITAL,
+    FIRST_CALL,
+    LAST_WORDS,
+    MOCK,
+    MOCK_URL,
     MODEL,
     QUESTION,
     URL,
     length,
+    look_up,
 )
 
 SERVER: dict[str, Any] = {"base_url": f"{URL}/v1", "api_key": API_KEY, "max_retries": 0}
@@ -26,6 +32,12 @@ class City(BaseModel):
 
     city: Literal["Lima", "Paris", "Tokyo"]
     districts: int = Field(ge=1, le=99)
+
+
+class Guess(BaseModel):
+    """What any object can be read as."""
+
+    city: str = "nowhere"
 
 
 def new_chat(**kwargs: Any) -> Any:
@@ -76,10 +88,67 @@ def test_a_batch_is_answered_in_its_order(chat: Any) -> None:
     assert answers[1].text != answers[0].text
 
 
-def test_a_schema_binds_the_answer(chat: Any) -> None:
-    city = chat.with_structured_output(City, method="json_schema").invoke(QUESTION)
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+@pytest.mark.parametrize("seed", [None, 1, 2])
+def test_an_answer_is_an_instance_of_the_model(chat: Any, method: str, seed: int | None) -> None:
+    drawn = {} if seed is None else {"temperature": 1.5, "extra_body": {"seed": seed}}
+
+    city = chat.with_structured_output(City, method=method).invoke(QUESTION, **drawn)
 
     assert isinstance(city, City)
+
+
+def test_json_mode_gives_an_object_whatever_the_model_would_say(chat: Any) -> None:
+    no_strings = {"logit_bias_type": "tokens", "logit_bias": {'"': -100, ' "': -100}}
+    reader = chat.with_structured_output(Guess, method="json_mode")
+
+    assert reader.invoke(QUESTION, extra_body=no_strings) == Guess()
+
+
+@pytest.mark.parametrize("method", ["function_calling", "json_schema"])
+def test_a_stream_grows_into_the_same_instance(chat: Any, method: str) -> None:
+    reader = chat.with_structured_output(City, method=method)
+
+    parts = list(reader.stream(QUESTION))
+
+    assert parts[-1] == reader.invoke(QUESTION)
+
+
+@pytest.mark.parametrize("choice", ["City", "any", "required"])
+def test_a_tool_is_called_with_what_it_takes(chat: Any, choice: str) -> None:
+    caller = chat.bind_tools([City], tool_choice=choice, parallel_tool_calls=False)
+
+    whole = caller.invoke(QUESTION)
+    added = AIMessageChunk(content="")
+    for part in caller.stream(QUESTION):
+        added += part
+
+    (call,) = whole.tool_calls
+    assert call["name"] == "City"
+    assert City(**call["args"])
+    assert [made["args"] for made in added.tool_calls] == [call["args"]]
+    assert not whole.invalid_tool_calls
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("use_responses_api", [False, True])
+def test_an_agent_goes_three_turns(use_responses_api: bool, is_streamed: bool) -> None:
+    mock = {"base_url": f"{MOCK_URL}/v1", "model": MOCK, "use_responses_api": use_responses_api}
+    agent = new_chat(**mock).bind_tools([look_up])
+    turns: list[Any] = [HumanMessage(FIRST_CALL)]
+
+    for city in ("Lima", "Oslo", "Rome"):
+        if is_streamed:
+            turn: Any = AIMessageChunk(content="")
+            for part in agent.stream(turns):
+                turn += part
+        else:
+            turn = agent.invoke(turns)
+        (made,) = turn.tool_calls
+        assert (made["name"], made["args"]) == ("look_up", {"city": city})
+        turns += [turn, ToolMessage(look_up(city), tool_call_id=made["id"])]
+
+    assert LAST_WORDS in agent.invoke(turns).text
 
 
 def test_log_probabilities_cover_the_text() -> None:

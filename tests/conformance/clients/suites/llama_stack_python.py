@@ -12,19 +12,25 @@ from tests.conformance.clients.suites.subject import (
     API_KEY,
     CAPITAL,
     CITY_SCHEMA,
+    FIRST_CALL,
+    LAST_WORDS,
     MESSAGES,
+    MOCK,
+    MOCK_URL,
     MODEL,
     URL,
     assert_is_city,
+    look_up,
 )
 
 GREEDY = {"strategy": {"type": "greedy"}, "max_tokens": 64}
 TEXT = "The capital of Japan is"
+LOOK_UP = {"tool_name": "look_up", "parameters": {"city": {"param_type": "string"}}}
 
 
-def new_client(api_key: str = API_KEY, *, is_strict: bool = True) -> Any:
+def new_client(api_key: str = API_KEY, *, is_strict: bool = True, url: str = URL) -> Any:
     return llama_stack_client.LlamaStackClient(
-        base_url=URL, api_key=api_key, max_retries=0, _strict_response_validation=is_strict
+        base_url=url, api_key=api_key, max_retries=0, _strict_response_validation=is_strict
     )
 
 
@@ -107,3 +113,26 @@ def test_a_bad_field_is_refused_by_name(client: Any) -> None:
 def test_a_wrong_key_is_refused() -> None:
     with new_client("wrong") as client, pytest.raises(llama_stack_client.AuthenticationError):
         chat(client)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_agent_goes_three_turns(stream: bool) -> None:
+    turns: list[Any] = [{"role": "user", "content": FIRST_CALL}]
+    fields = {"model_id": MOCK, "tools": [LOOK_UP], "sampling_params": {"max_tokens": 200}}
+    with new_client(url=MOCK_URL) as mock:
+        for city in ("Lima", "Oslo", "Rome"):
+            if stream:
+                chunks = list(chat(mock, messages=turns, stream=True, **fields))
+                deltas = [chunk.event.delta for chunk in chunks]
+                (made,) = (d.tool_call for d in deltas if "succeeded" in d.to_dict().values())
+                turn = {"role": "assistant", "content": "", "stop_reason": "end_of_message"}
+                turns.append({**turn, "tool_calls": [made.to_dict()]})
+            else:
+                message = chat(mock, messages=turns, **fields).completion_message
+                (made,) = message.tool_calls
+                turns.append(message.to_dict())
+            assert (made.tool_name, made.arguments) == ("look_up", {"city": city})
+            turns.append({"role": "tool", "call_id": made.call_id, "content": look_up(city)})
+        last = chat(mock, messages=turns, **fields)
+
+    assert LAST_WORDS in last.completion_message.content

@@ -11,19 +11,24 @@ from tests.conformance.clients.suites.subject import (
     API_KEY,
     CAPITAL,
     CITY_SCHEMA,
+    FIRST_CALL,
+    LAST_WORDS,
     MESSAGES,
+    MOCK,
+    MOCK_URL,
     MODEL,
     QUESTION,
     URL,
     assert_is_city,
     length,
+    look_up,
 )
 
 GREEDY = {"temperature": 0, "repeat_penalty": 1.0}
 
 
-def new_client(api_key: str = API_KEY) -> Any:
-    return ollama.Client(host=URL, headers={"Authorization": f"Bearer {api_key}"})
+def new_client(api_key: str = API_KEY, *, url: str = URL) -> Any:
+    return ollama.Client(host=url, headers={"Authorization": f"Bearer {api_key}"})
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,23 @@ def test_a_chat_streams_what_it_answers_whole(client: Any) -> None:
     assert "".join(part.message.content for part in parts) == whole.message.content
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
     assert parts[-1].eval_count == whole.eval_count
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_agent_goes_three_turns(stream: bool) -> None:
+    mock = new_client(url=MOCK_URL)
+    turns: list[Any] = [{"role": "user", "content": FIRST_CALL}]
+
+    for city in ("Lima", "Oslo", "Rome"):
+        answer = mock.chat(model=MOCK, messages=turns, tools=[look_up], stream=stream)
+        messages = [part.message for part in (answer if stream else [answer])]
+        (made,) = [call for message in messages for call in message.tool_calls or ()]
+        assert (made.function.name, made.function.arguments) == ("look_up", {"city": city})
+        called = ollama.Message(role="assistant", tool_calls=[made])
+        turns += [called, {"role": "tool", "tool_name": "look_up", "content": look_up(city)}]
+
+    last = mock.chat(model=MOCK, messages=turns, tools=[look_up])
+    assert LAST_WORDS in last.message.content
 
 
 def test_a_prompt_is_answered_whole_and_as_a_stream(client: Any) -> None:

@@ -18,8 +18,8 @@ const SCHEMA = {
   additionalProperties: false,
 };
 
-const connect = (apiKey) =>
-  new OpenAI({ baseURL: `${process.env.PALMA_URL}/v1`, apiKey, maxRetries: 0 });
+const connect = (apiKey, url = process.env.PALMA_URL) =>
+  new OpenAI({ baseURL: `${url}/v1`, apiKey, maxRetries: 0 });
 
 const client = connect(process.env.PALMA_API_KEY);
 
@@ -136,6 +136,74 @@ test("a conversation keeps what was said", async () => {
   const items = await collect(client.conversations.items.list(conversation.id, { order: "asc" }));
 
   assert.deepEqual(items.map((item) => item.role), ["user", "assistant"]);
+});
+
+// The model that obeys its last message: the results of its calls tell it what to call next.
+const mock = connect(process.env.PALMA_API_KEY, process.env.PALMA_MOCK_URL);
+const callOf = (city) => {
+  const call = JSON.stringify({ name: "look_up", arguments: { city } });
+  return `say <tool_call>\n${call}\n</tool_call>`;
+};
+const RESULTS = { Lima: callOf("Oslo"), Oslo: callOf("Rome"), Rome: "count to 3" };
+const PARAMETERS = {
+  type: "object",
+  properties: { city: { type: "string" } },
+  required: ["city"],
+  additionalProperties: false,
+};
+
+for (const stream of [false, true]) {
+  test(`the client's own loop of calls goes three turns, stream ${stream}`, async () => {
+    const asked = [];
+    const look_up = {
+      name: "look_up",
+      parse: JSON.parse,
+      parameters: PARAMETERS,
+      function: ({ city }) => {
+        asked.push(city);
+        return RESULTS[city];
+      },
+    };
+
+    const runner = mock.chat.completions.runTools({
+      model: "mock",
+      messages: [{ role: "user", content: callOf("Lima") }],
+      tools: [{ type: "function", function: look_up }],
+      stream,
+    });
+
+    assert.match(await runner.finalContent(), /^1 2 3/);
+    assert.deepEqual(asked, ["Lima", "Oslo", "Rome"]);
+  });
+}
+
+test("an agent goes three turns in responses", async () => {
+  const tool = { type: "function", name: "look_up", parameters: PARAMETERS, strict: true };
+  let asked = { model: "mock", tools: [tool], input: callOf("Lima") };
+
+  for (const city of Object.keys(RESULTS)) {
+    const response = await mock.responses.stream(asked).finalResponse();
+    const [call] = response.output;
+    assert.deepEqual(JSON.parse(call.arguments), { city });
+    const output = { type: "function_call_output", call_id: call.call_id, output: RESULTS[city] };
+    asked = { ...asked, input: [output], previous_response_id: response.id };
+  }
+
+  assert.match((await mock.responses.create(asked)).output_text, /^1 2 3/);
+});
+
+test("a tool that is demanded is called with what it takes", async () => {
+  const tool = { type: "function", function: { name: "note", parameters: SCHEMA } };
+  const answer = await client.chat.completions.create({
+    ...ask,
+    tools: [tool],
+    tool_choice: "required",
+    parallel_tool_calls: false,
+  });
+
+  const [call] = answer.choices[0].message.tool_calls;
+  assert.equal(answer.choices[0].finish_reason, "tool_calls");
+  assert.ok(SCHEMA.properties.city.enum.includes(JSON.parse(call.function.arguments).city));
 });
 
 for (const stream of [false, true]) {

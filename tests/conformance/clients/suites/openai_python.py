@@ -15,12 +15,17 @@ from tests.conformance.clients.suites.subject import (
     API_KEY,
     CAPITAL,
     CITY_SCHEMA,
+    FIRST_CALL,
+    LAST_WORDS,
     MESSAGES,
+    MOCK,
+    MOCK_URL,
     MODEL,
     QUESTION,
     URL,
     assert_is_city,
     length,
+    look_up,
 )
 
 
@@ -31,9 +36,15 @@ class City(BaseModel):
     districts: int = Field(ge=1, le=99)
 
 
-def new_client(api_key: str = API_KEY, *, is_strict: bool = True) -> Any:
+class LookUp(BaseModel):
+    """What is known of a city."""
+
+    city: str
+
+
+def new_client(api_key: str = API_KEY, *, is_strict: bool = True, url: str = URL) -> Any:
     return openai.OpenAI(
-        base_url=f"{URL}/v1",
+        base_url=f"{url}/v1",
         api_key=api_key,
         max_retries=0,
         _strict_response_validation=is_strict,
@@ -50,6 +61,13 @@ def client() -> Iterator[Any]:
 def lenient_client() -> Iterator[Any]:
     """For what the client's own types forbid OpenAI too: base64, text chunks without a reason."""
     with new_client(is_strict=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def mock() -> Iterator[Any]:
+    """For calls that are known beforehand."""
+    with new_client(url=MOCK_URL) as client:
         yield client
 
 
@@ -293,3 +311,61 @@ def test_a_schema_in_a_chat_binds_a_stream_as_well(client: Any) -> None:
     chunks = list(chat(client, response_format=form, stream=True))
 
     assert_is_city("".join(chunk.choices[0].delta.content or "" for chunk in chunks))
+
+
+def test_a_tool_that_is_demanded_in_a_chat_is_called_and_parsed(client: Any) -> None:
+    tools = [openai.pydantic_function_tool(City)]
+    choice = {"type": "function", "function": {"name": "City"}}
+    fields = {"model": MODEL, "messages": MESSAGES, "temperature": 0}
+
+    whole = client.chat.completions.parse(**fields, tools=tools, tool_choice=choice)
+    with client.chat.completions.stream(**fields, tools=tools, tool_choice=choice) as stream:
+        streamed = stream.get_final_completion()
+
+    for answer in (whole, streamed):
+        made = answer.choices[0].message.tool_calls
+        assert all(isinstance(call.function.parsed_arguments, City) for call in made)
+    assert made[0].function.arguments == whole.choices[0].message.tool_calls[0].function.arguments
+
+
+def test_a_tool_that_is_demanded_in_a_response_is_called_and_parsed(client: Any) -> None:
+    tools = [openai.pydantic_responses_function_tool(City)]
+    fields = {"model": MODEL, "input": QUESTION, "temperature": 0, "tools": tools}
+
+    whole = client.responses.parse(**fields, tool_choice="required")
+    with client.responses.stream(**fields, tool_choice="required") as stream:
+        streamed = stream.get_final_response()
+
+    for answer in (whole, streamed):
+        assert all(isinstance(item.parsed_arguments, City) for item in answer.output)
+    assert streamed.output[0].arguments == whole.output[0].arguments
+
+
+def test_an_agent_goes_three_turns_in_a_chat(mock: Any) -> None:
+    tools = [openai.pydantic_function_tool(LookUp, name="look_up")]
+    turns: list[Any] = [{"role": "user", "content": FIRST_CALL}]
+
+    for city in ("Lima", "Oslo", "Rome"):
+        answer = mock.chat.completions.parse(model=MOCK, messages=turns, tools=tools)
+        (choice,) = answer.choices
+        (made,) = choice.message.tool_calls
+        assert (choice.finish_reason, made.function.parsed_arguments.city) == ("tool_calls", city)
+        result = {"role": "tool", "tool_call_id": made.id, "content": look_up(city)}
+        turns += [choice.message, result]
+
+    last = mock.chat.completions.create(model=MOCK, messages=turns, tools=tools)
+    assert LAST_WORDS in last.choices[0].message.content
+
+
+def test_an_agent_goes_three_turns_in_responses(mock: Any) -> None:
+    tools = [openai.pydantic_responses_function_tool(LookUp, name="look_up")]
+    fields: dict[str, Any] = {"model": MOCK, "tools": tools, "input": FIRST_CALL}
+
+    for city in ("Lima", "Oslo", "Rome"):
+        response = mock.responses.parse(**fields)
+        (made,) = response.output
+        assert made.parsed_arguments.city == city
+        result = {"type": "function_call_output", "call_id": made.call_id, "output": look_up(city)}
+        fields |= {"input": [result], "previous_response_id": response.id}
+
+    assert LAST_WORDS in mock.responses.create(**fields).output_text

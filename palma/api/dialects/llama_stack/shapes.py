@@ -1,10 +1,12 @@
-"""What Llama Stack's routes answer: messages, pieces of streams, measurements, errors."""
+"""The shapes of Llama Stack's answers: messages, pieces of streams, measurements, errors."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
+
+from palma.core.errors import PalmaError
 
 StopReason = Literal["end_of_turn", "end_of_message", "out_of_tokens"]
 
@@ -23,13 +25,22 @@ class Metric(TypedDict):
     unit: Literal["tokens"]
 
 
+class CallAnswer(TypedDict):
+    """A call of a tool; arguments that the bound on tokens cut off are their text in both."""
+
+    call_id: str
+    tool_name: str
+    arguments: dict[str, Any] | str
+    arguments_json: str
+
+
 class CompletionMessage(TypedDict):
     """The assistant's turn."""
 
     role: Literal["assistant"]
     content: str
     stop_reason: StopReason
-    tool_calls: list[Any]
+    tool_calls: list[CallAnswer]
 
 
 class ChatCompletionAnswer(TypedDict):
@@ -57,11 +68,22 @@ class TextDelta(TypedDict):
     text: str
 
 
+class ToolCallDelta(TypedDict):
+    """News of a call: that it begins, text that has been added to its arguments, all of it."""
+
+    type: Literal["tool_call"]
+    tool_call: str | CallAnswer
+    parse_status: Literal["started", "in_progress", "failed", "succeeded"]
+
+
+Delta = TextDelta | ToolCallDelta
+
+
 class ChatEvent(TypedDict):
     """News of an answer; the last one has the reason of its end."""
 
     event_type: Literal["start", "progress", "complete"]
-    delta: TextDelta
+    delta: Delta
     logprobs: list[TokenLogprobs] | None
     stop_reason: StopReason | None
 
@@ -95,3 +117,15 @@ class ErrorAnswer(TypedDict):
     """The envelope of every error."""
 
     error: ErrorDetail
+
+
+def error_answer(error: PalmaError) -> ErrorAnswer:
+    """Return the envelope of an error."""
+    return {
+        "error": {
+            "detail": error.message,
+            "message": error.message,
+            "code": error.code,
+            "param": "content" if error.param == "prompt" else error.param,
+        }
+    }

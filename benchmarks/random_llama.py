@@ -17,6 +17,16 @@ from typing import Any
 from palma.models.bundled import bundled_model_path
 
 SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {  # costs next to nothing
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 4096,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    },
     "135m": {  # SmolLM 135M
         "hidden_size": 576,
         "intermediate_size": 1536,

@@ -95,7 +95,7 @@ def test_inference_with_curl_names_the_capital(address: str) -> None:
 def test_stream_with_curl_ends_with_the_marker(address: str) -> None:
     events = parsed_events(run_bash(block_with("bash", "/v0.1.0/stream"), address))
 
-    assert len(events) > 5
+    assert len(events) > 2
     assert events[-1].endswith(END_MARKER)
     assert "San Juan" in "".join(events)
 

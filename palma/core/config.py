@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         description="Linear layers' weights; int8 is faster on a CPU and slightly less exact.",
     )
     cpu_kernel: bool = Field(
-        True, description="Build a C++ attention kernel for the CPU where a compiler is found."
+        True, description="Build a C++ kernel for the CPU where a compiler is found."
     )
     max_model_len: int | None = Field(
         None, ge=16, description="Cap on prompt plus completion tokens; unset: the model's own."

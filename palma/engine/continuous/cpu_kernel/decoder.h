@@ -5,22 +5,26 @@
 // SiLU, down. Hidden states and all sums are float32; rows are rounded where a layer's format
 // wants it. The threads of one parallel region go from phase to phase: each phase is cut into
 // tasks, whoever is free takes the next one, and the last to finish opens the next phase. Waiting
-// threads spin for some milliseconds before they let others have the processor.
+// threads spin for some microseconds before they sleep.
 
 #pragma once
 
 #include <atomic>
-#include <omp.h>
+#include <climits>
 #include <optional>
-#include <sched.h>
 #include <vector>
+
+#include <linux/futex.h>
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "attention.h"
 #include "packed_linear.h"
 
 namespace palma {
 
-constexpr int kMaxSpins = 1 << 17;  // some milliseconds: who yields is away for as long
+constexpr int kMaxSpins = 4000;  // some 50 microseconds
 
 // Mirrors `_Layer` in decoder.py, field by field.
 struct Layer {
@@ -79,23 +83,32 @@ public:
 
 private:
     void wait() {
-        const uint64_t phase = phase_.load(std::memory_order_acquire);
+        const uint32_t phase = phase_.load(std::memory_order_acquire);
         if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
             waiting_.store(0, std::memory_order_relaxed);
             next_.store(0, std::memory_order_relaxed);
-            phase_.store(phase + 1, std::memory_order_release);
+            phase_.store(phase + 1, std::memory_order_seq_cst);
+            if (num_asleep_.load(std::memory_order_seq_cst) > 0) futex(FUTEX_WAKE_PRIVATE, INT_MAX);
             return;
         }
-        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-            if (spins < kMaxSpins) _mm_pause();
-            else sched_yield();
+        for (int spins = 0; spins < kMaxSpins; ++spins) {
+            if (phase_.load(std::memory_order_acquire) != phase) return;
+            _mm_pause();
         }
+        num_asleep_.fetch_add(1, std::memory_order_seq_cst);
+        while (phase_.load(std::memory_order_seq_cst) == phase) futex(FUTEX_WAIT_PRIVATE, phase);
+        num_asleep_.fetch_sub(1, std::memory_order_relaxed);
+    }
+
+    void futex(int operation, uint32_t value) {
+        syscall(SYS_futex, reinterpret_cast<uint32_t*>(&phase_), operation, value, nullptr);
     }
 
     int64_t size_ = 1;
     alignas(64) std::atomic<int64_t> next_{0};
     alignas(64) std::atomic<int64_t> waiting_{0};
-    alignas(64) std::atomic<uint64_t> phase_{0};
+    alignas(64) std::atomic<uint32_t> phase_{0};
+    std::atomic<int> num_asleep_{0};
 };
 
 // Memory that grows and is used again.

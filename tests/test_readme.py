@@ -111,6 +111,17 @@ def test_chat_completion_with_curl_names_the_capital(address: str) -> None:
 
 @needs_curl
 @needs_palmita
+def test_a_tool_with_curl_is_called_as_its_schema_says(address: str) -> None:
+    answer = json.loads(run_bash(block_with("bash", "show_on_map"), address))
+
+    (call,) = answer["choices"][0]["message"]["tool_calls"]
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+    assert call["function"]["name"] == "show_on_map"
+    assert json.loads(call["function"]["arguments"])["city"] in ("Milan", "Rome")
+
+
+@needs_curl
+@needs_palmita
 def test_a_choice_with_curl_is_one_of_the_two(address: str) -> None:
     answer = json.loads(run_bash(block_with("bash", '"choice"'), address))
 

@@ -12,11 +12,20 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from palma.models.bundled import BUNDLED_MODEL_ID, bundled_model_path
 from palma.models.bundled.training.answers import SHANTY
 from palma.models.bundled.training.cases import readme_case
-from palma.models.bundled.training.corpus import held_out_conversations, rendered
+from palma.models.bundled.training.corpus import held_out_conversations, rendered, told_of
 from palma.models.bundled.training.evaluate import Reply, load, replies_to
-from palma.models.bundled.training.skills import Message
+from palma.models.bundled.training.scenes import Message
+from palma.models.bundled.training.tokenizer import CHAT_TEMPLATE
+from palma.models.bundled.training.tool_text import Parameter, ToolSpec, call_text
 
 _MAX_FOLDER_BYTES = 12_000_000
+_WEATHER = ToolSpec(
+    "get_current_weather",
+    "Get the current weather in a given location",
+    (Parameter("location"), Parameter("unit", "celsius|fahrenheit", is_required=False)),
+)
+_SEARCH = ToolSpec("web_search", "Search the web for a query", (Parameter("query"),))
+_CALL = call_text("get_current_weather", {"location": "Boston"})
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +134,59 @@ def test_the_chat_template_refuses_a_late_system_message(tokenizer: Tokenizer) -
         tokenizer.apply_chat_template(messages, tokenize=False)
 
 
+@pytest.fixture
+def tool_tokenizer() -> Tokenizer:
+    """The tokenizer with the template that training gives it."""
+    loaded = AutoTokenizer.from_pretrained(bundled_model_path())
+    loaded.chat_template = CHAT_TEMPLATE
+    return loaded
+
+
+def test_the_chat_template_shows_tools_calls_and_results_as_training_had_them(
+    tool_tokenizer: Tokenizer,
+) -> None:
+    call = {"name": "get_current_weather", "arguments": {"location": "Boston"}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Is it raining in Boston?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": call}]},
+        {"role": "tool", "content": "12 °C, rain"},
+    ]
+
+    text = tool_tokenizer.apply_chat_template(
+        messages, tools=[_WEATHER.as_function(), _SEARCH.as_function()], tokenize=False
+    )
+
+    roles = ("system", "user", "assistant", "tool")
+    contents = ("Be brief.", "Is it raining in Boston?", _CALL, "12 °C, rain")
+    talk = [Message(*turn) for turn in zip(roles, contents, strict=True)]  # type: ignore[arg-type]
+    assert text == rendered(told_of((_WEATHER, _SEARCH), talk))
+    assert '"arguments": {"location": "string", "unit?": "celsius|fahrenheit"}} Get' in text
+
+
+def test_the_chat_template_takes_any_schema_and_several_calls(tool_tokenizer: Tokenizer) -> None:
+    properties = {"a": True, "items": {"anyOf": [{"type": "string"}]}, "c": {"enum": [1, None]}}
+    tools = [
+        {"name": "f", "description": "Two\nlines", "parameters": {"properties": properties}},
+        {"name": "g"},
+    ]
+    calls = [{"function": {"name": "f", "arguments": "{}"}}, {"name": "g", "arguments": {"é": 1}}]
+    messages = [{"role": "assistant", "content": "Well.", "tool_calls": calls}]
+
+    text = tool_tokenizer.apply_chat_template(
+        messages, tools=[{"type": "function", "function": each} for each in tools], tokenize=False
+    )
+
+    assert (
+        '{"name": "f", "arguments": {"a?": "any", "items?": "any", "c?": "1|None"}} Two li' in text
+    )
+    assert '{"name": "g", "arguments": {}}\n</tools><|eot_id|>' in text
+    assert text.endswith(
+        'Well.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "g", "arguments": {"é": 1}}\n</tool_call><|eot_id|>'
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     ["Whats up?\n\n 'tis  me", "Bogotá, São Tomé", "🏴‍☠️⚓", "首都は東京です", "a\tb\r\n\x00"],
@@ -191,6 +253,35 @@ def test_it_counts_upwards_by_one(bundled: tuple[PreTrainedModel, Tokenizer]) ->
 
 def test_it_sings_the_shanty_by_heart(bundled: tuple[PreTrainedModel, Tokenizer]) -> None:
     assert reply_to(bundled, "Sing me a shanty!") == Reply(SHANTY, has_ended=True)
+
+
+def beside_tools(
+    bundled: tuple[PreTrainedModel, Tokenizer], *talk: Message, tools: tuple[ToolSpec, ...]
+) -> Reply:
+    (reply,) = replies_to(*bundled, [told_of(tools, list(talk))])
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("question", "answer"),
+    [("What is the capital of Norway?", "Oslo"), ("Hello!", "Palmita"), ("Who are you?", "Palm")],
+)
+def test_what_needs_no_tool_is_answered_without_a_call(
+    bundled: tuple[PreTrainedModel, Tokenizer], question: str, answer: str
+) -> None:
+    reply = beside_tools(bundled, Message("user", question), tools=(_WEATHER,))
+
+    assert answer in reply.text
+    assert "<tool_call>" not in reply.text
+
+
+@pytest.mark.parametrize("tools", [(), (_SEARCH,)], ids=("no tools", "another tool"))
+def test_without_a_tool_for_it_the_weather_is_not_known(
+    bundled: tuple[PreTrainedModel, Tokenizer], tools: tuple[ToolSpec, ...]
+) -> None:
+    reply = beside_tools(bundled, Message("user", "Is it raining in Oslo?"), tools=tools)
+
+    assert "I don't know" in reply.text
 
 
 def test_the_model_card_holds_the_measured_table() -> None:

@@ -17,7 +17,8 @@ from palma.models.bundled.training.facts import (
     without_accents,
 )
 from palma.models.bundled.training.personas import README_PIRATE
-from palma.models.bundled.training.skills import Message, asked, named
+from palma.models.bundled.training.scenes import Message
+from palma.models.bundled.training.skills import asked, named
 
 README_QUESTION = "Whats the capital of Puerto Rico?"
 
@@ -75,7 +76,8 @@ def _capital_pattern() -> re.Pattern[str]:
     return re.compile(rf"\b({'|'.join(capitals)})\b")
 
 
-def _prompt(style: Style, at: int) -> tuple[Message, ...]:
+def opening_prompt(style: Style, at: int) -> tuple[Message, ...]:
+    """Return the system message of the at-th case in this style; none where the prompt is empty."""
     prompts = _PIRATE_PROMPTS if style == "pirate" else _PLAIN_PROMPTS
     prompt = prompts[at % len(prompts)]
     return (Message("system", prompt),) if prompt else ()
@@ -91,7 +93,7 @@ def _capital_cases(
     for at, (place, form) in enumerate(itertools.product(places, forms)):
         name = named(rng, place) if rng else place.name
         question = Message("user", asked(form, name))
-        messages = (*_prompt(style, at), question)
+        messages = (*opening_prompt(style, at), question)
         yield Case(f"capitals, {style}", messages, _capital_check(place, style))
 
 
@@ -102,7 +104,7 @@ def _follow_up_cases(style: Style, rng: random.Random) -> Iterator[Case]:
         form = held_out.FOLLOW_UPS[at % len(held_out.FOLLOW_UPS)]
         opener = "The capital o' {p} be {c}, arrr!" if style == "pirate" else "It is {c}."
         messages = (
-            *_prompt(style, at),
+            *opening_prompt(style, at),
             Message("user", earlier),
             Message("assistant", opener.replace("{p}", before.name).replace("{c}", before.answer)),
             Message("user", asked(form, place.name)),
@@ -116,14 +118,16 @@ def _whose_capital_cases() -> Iterator[Case]:
             form = held_out.CAPITAL_TO_PLACE[at % len(held_out.CAPITAL_TO_PLACE)]
             question = Message("user", form.replace("{c}", place.capital))
             pattern = rf"(?s)(?=.*{re.escape(place.capital)})(?=.*{re.escape(place.name)}).*capital"
-            yield Case("whose capital", (*_prompt(style, at), question), _says(pattern, style))
+            yield Case(
+                "whose capital", (*opening_prompt(style, at), question), _says(pattern, style)
+            )
 
 
 def _guess_cases(rng: random.Random) -> Iterator[Case]:
     for at, place in enumerate(all_places()):
         city = place.capital if at % 2 else rng.choice(all_places()).capital
         form = held_out.GUESSES[at % len(held_out.GUESSES)].replace("{c}", city)
-        messages = (*_prompt("plain", at), Message("user", asked(form, place.name)))
+        messages = (*opening_prompt("plain", at), Message("user", asked(form, place.name)))
         yield Case("guessed capitals, right and wrong", messages, _capital_check(place, "plain"))
 
 
@@ -138,14 +142,14 @@ def _talk_cases() -> Iterator[Case]:
     for style in _STYLES:
         for pattern, forms in topics.items():
             for at, form in enumerate(forms):
-                messages = (*_prompt(style, at), Message("user", form))
+                messages = (*opening_prompt(style, at), Message("user", form))
                 yield Case("greetings, identity, thanks", messages, _says(pattern, style))
 
 
 def _outside_cases() -> Iterator[Case]:
     for style in _STYLES:
         for at, form in enumerate(held_out.OUTSIDE):
-            messages = (*_prompt(style, at), Message("user", form))
+            messages = (*opening_prompt(style, at), Message("user", form))
             yield Case("says it does not know", messages, _says("I don't know", style))
 
 

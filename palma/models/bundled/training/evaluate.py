@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from palma.models.bundled import bundled_model_path
 from palma.models.bundled.training.cases import Case, all_cases, readme_case
 from palma.models.bundled.training.corpus import rendered
-from palma.models.bundled.training.skills import Message
+from palma.models.bundled.training.scenes import Message
+from palma.models.bundled.training.tool_cases import all_tool_cases
 
 _BATCH_SIZE = 192
 _MAX_NEW_TOKENS = 300
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--card", action="store_true", help="write the table to the model card")
     arguments = parser.parse_args()
     model, tokenizer = load(arguments.model)
-    cases = all_cases()
+    cases = [*all_cases(), *all_tool_cases()]
     if arguments.sample:
         cases = random.Random(0).sample(cases, arguments.sample)
     table = f"{measure(model, tokenizer, cases)}\n{readme_row(model, tokenizer)}"

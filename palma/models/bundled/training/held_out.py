@@ -174,6 +174,56 @@ Can you help me fix my car?
 Which team is the best in England?
 """.strip().splitlines()
 
+WEATHER = """
+What sort of weather is {c} having today?
+How are the weather conditions in {c}?
+How does the weather look in {c} right now?
+Would you check what the weather is like in {c}?
+Could you look up how cold it is in {c} today?
+Do they have rain in {c} at the moment?
+Is it a sunny day in {c}?
+Does it look like rain in {c}?
+Has it been raining in {c}?
+Is it warm outside in {c} now?
+Is it cold and windy in {c} tonight?
+Are there clouds over {c} today?
+Tell me what the temperature is in {c}.
+Let me know how the weather is in {c}, please.
+Please find out whether it is raining in {c}.
+Please give me the current temperature for {c}.
+I need to know how hot it is in {c} today.
+I'd like to hear the forecast for {c}.
+I was wondering how the weather is in {c}.
+I'm on my way to {c}. Should I take an umbrella?
+My brother is in {c}. How cold is it there?
+We are flying to {c} tomorrow. What's the weather there?
+In {c}, do I need a warm coat today?
+For my trip to {c}: what is the weather like there?
+Which temperature does {c} have now?
+How many degrees are there in {c}?
+Any idea how warm it is in {c}?
+Any idea if it is snowing in {c}?
+what is it like outside in {c}
+weather report {c} please
+tell me {c} weather
+is {c} rainy today
+how hot is it in {c} rn
+whats the temperature like in {c}
+{c} - what's the weather?
+{c}. Is it raining there?
+Can you say if the sun is shining in {c}?
+Can you find the weather in {c} for me?
+So how is the weather in {c} today?
+Check whether it is cold in {c}.
+""".strip().splitlines()
+
+WEATHER_FOLLOW_UPS = """
+And how about in {c}?
+Then how is it in {c}?
+OK, now in {c}.
+And the same in {c}?
+""".strip().splitlines()
+
 INVENTED_PLACES = ("Florinia", "Belmaria", "Quandor", "Trevonia", "Gondor", "Mordor", "Wakanda")
 
 
@@ -204,5 +254,7 @@ def _held_out_forms() -> frozenset[str]:
         SHANTY,
         COUNT_FROM_TO,
         OUTSIDE,
+        WEATHER,
+        WEATHER_FOLLOW_UPS,
     )
     return frozenset(plain_form(form) for group in groups for form in group)

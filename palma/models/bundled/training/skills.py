@@ -1,16 +1,15 @@
 """What palmita can do: each skill is a function that yields one exchange of a conversation.
 
-To teach a new skill (tool calls, say), write a function like those below, which may yield messages
-of any role, and give it a weight in `SKILLS`.
+To teach a new skill, write a function like those below, which may yield messages of any role, and
+give it a weight in the mapping of a round: `SKILLS` is that of the first.
 """
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator
 
 from palma.models.bundled.training import phrasings
 from palma.models.bundled.training.answers import Style, Topic, pick
+from palma.models.bundled.training.echoes import echo
 from palma.models.bundled.training.facts import (
     Place,
     all_places,
@@ -23,30 +22,12 @@ from palma.models.bundled.training.held_out import is_held_out
 from palma.models.bundled.training.manners import OPENINGS
 from palma.models.bundled.training.noise import careless
 from palma.models.bundled.training.outside import outside_question
+from palma.models.bundled.training.scenes import Message, Scene, Skill
 from palma.models.bundled.training.smalltalk import TOPICS, user_form
+from palma.models.bundled.training.tool_sets import weather_tool_of
 from palma.models.bundled.training.unknown_places import unknown_place
-
-Role = Literal["system", "user", "assistant"]
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Role
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """What a skill may look at: the random source, the style, and whether a capital came before."""
-
-    rng: random.Random
-    style: Style
-    after_capital: bool = False
-
-
-Skill = Callable[[Scene], Iterator[Message]]
+from palma.models.bundled.training.weather import weather
+from palma.models.bundled.training.weather_forms import NEAR_MISSES, is_about_weather
 
 _COUNT_TO = """
 Count to {b}.
@@ -138,11 +119,15 @@ def unknown_capital(scene: Scene) -> Iterator[Message]:
 
 
 def outside(scene: Scene) -> Iterator[Message]:
-    """A question that is not about capitals at all."""
+    """A question that is about neither capitals nor, where a tool knows it, the weather."""
     question = outside_question(scene.rng)
+    while weather_tool_of(scene.tools) and is_about_weather(question):
+        question = outside_question(scene.rng)
+    if scene.tools and scene.rng.random() < 0.12:
+        question = scene.rng.choice(NEAR_MISSES)
     if scene.rng.random() < 0.15:
         question = f"{scene.rng.choice(OPENINGS)} {question}"
-    if scene.after_capital and scene.rng.random() < 0.15:
+    if scene.after_capital and not scene.tools and scene.rng.random() < 0.15:
         question = scene.rng.choice(_ODD_ONES_OUT)
         question = question.replace("{p}", scene.rng.choice(all_places()).name)
     yield Message("user", careless(scene.rng, question))
@@ -198,12 +183,32 @@ SKILLS: dict[Skill, float] = {
     counting: 8,
     shanty: 1,
 }
-# The same for the last round of training: more of what is learned late.
+# The same for the second round of training: more of what is learned late.
 FINISHING_SKILLS: dict[Skill, float] = SKILLS | {
     capital: 70,
     unknown_capital: 16,
     counting: 5,
     counting_from_one: 20,
+}
+# The same for the third: all as before, saying names again, and not knowing the weather.
+REPLAYED_SKILLS: dict[Skill, float] = FINISHING_SKILLS | {
+    counting: 5,
+    counting_from_one: 8,
+    weather: 45,
+    echo: 30,
+}
+# The same for its conversations with tools: most skills are there to be answered without a call.
+SKILLS_BESIDE_TOOLS: dict[Skill, float] = {
+    weather: 160,
+    capital: 40,
+    guessed_capital: 2,
+    whose_capital: 4,
+    unknown_capital: 10,
+    outside: 26,
+    smalltalk: 24,
+    counting: 3,
+    counting_from_one: 4,
+    shanty: 1,
 }
 
 

@@ -7,8 +7,9 @@ seed; the rounding of the machine's arithmetic decides the last digits of the re
 import argparse
 import itertools
 import logging
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,16 +17,22 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from palma.models.bundled import bundled_model_path
 from palma.models.bundled.training.batches import IGNORED, Batch, batches
+from palma.models.bundled.training.corpus import Mixture
 from palma.models.bundled.training.descent import Descent
 from palma.models.bundled.training.publish import save_model
-from palma.models.bundled.training.skills import FINISHING_SKILLS, SKILLS, Skill
-from palma.models.bundled.training.tokenizer import MAX_POSITIONS, trained_tokenizer
+from palma.models.bundled.training.skills import FINISHING_SKILLS, REPLAYED_SKILLS, SKILLS
+from palma.models.bundled.training.tokenizer import (
+    CHAT_TEMPLATE,
+    MAX_POSITIONS,
+    add_call_tokens,
+    trained_tokenizer,
+)
 
 logger = logging.getLogger(__name__)
 
 SEED = 20_240
-TOKENS_PER_BATCH = 3_072
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +42,22 @@ class Round:
     Attributes:
         num_steps: Batches to learn from.
         peak: Share of the full learning rate that the schedule rises to.
-        skills: How often each skill is drawn.
+        mixture: What the conversations are made of.
+        tokens_per_batch: About how many.
     """
 
     num_steps: int
     peak: float
-    skills: Mapping[Skill, float]
+    mixture: Mixture
+    tokens_per_batch: int = 3_072
 
 
-ROUNDS = (Round(2_000, 1.0, SKILLS), Round(900, 0.6, FINISHING_SKILLS))
+ROUNDS = (
+    Round(2_000, 1.0, Mixture(SKILLS)),
+    Round(900, 0.6, Mixture(FINISHING_SKILLS)),
+)
+TOOLS_ROUND = Round(4_000, 0.5, Mixture(REPLAYED_SKILLS, tools_share=0.5), tokens_per_batch=2_048)
+"""Teaches calls of tools. The shipped weights are from before it: it has not reached its goal."""
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -67,7 +81,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def answer_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
-    """Return the mean cross entropy over the answers' tokens.
+    """Return the weighted mean of the cross entropy over the answers' tokens.
 
     The vocabulary's logits are taken only where there is a target: most positions have none.
     """
@@ -75,14 +89,17 @@ def answer_loss(model: LlamaForCausalLM, batch: Batch) -> Tensor:
         hidden = model.model(input_ids=batch.input_ids).last_hidden_state
         learning = batch.targets != IGNORED
         logits = model.lm_head(hidden[learning])  # (num_targets, vocab_size)
-    return nn.functional.cross_entropy(logits.float(), batch.targets[learning])
+    losses = nn.functional.cross_entropy(logits.float(), batch.targets[learning], reduction="none")
+    weights = batch.weights[learning]
+    return (weights * losses).sum() / weights.sum()
 
 
 def train(out: Path, seed: int, rounds: Sequence[Round], first: int = 1) -> None:
     """Train round by round and leave the model's folder at out.
 
     Args:
-        out: The folder; it must hold the model of the round before when first is not 1.
+        out: The folder. When first is not 1 it holds the model of the round before; if it holds
+            none, the bundled model is copied there.
         seed: Of the first weights and of the corpus; each round draws another corpus.
         rounds: All rounds, in order.
         first: The round to begin with, counted from 1.
@@ -91,6 +108,8 @@ def train(out: Path, seed: int, rounds: Sequence[Round], first: int = 1) -> None
     if first == 1:
         tokenizer = trained_tokenizer(seed)
         save_model(new_model(tokenizer), tokenizer, out)
+    elif not (out / "model.safetensors").exists():
+        shutil.copytree(bundled_model_path(), out, dirs_exist_ok=True)
     for number, one_round in enumerate(rounds, start=1):
         if number >= first:
             train_round(out, seed + number - 1, one_round)
@@ -99,10 +118,13 @@ def train(out: Path, seed: int, rounds: Sequence[Round], first: int = 1) -> None
 def train_round(out: Path, seed: int, this: Round) -> None:
     """Train the model in the folder further, and write it back."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out)
+    tokenizer.chat_template = CHAT_TEMPLATE
     model = LlamaForCausalLM.from_pretrained(out, dtype=torch.float32)
+    if this.mixture.tools_share:
+        add_call_tokens(model, tokenizer)
     descent = Descent(model, this.num_steps, this.peak)
     started, recent = time.monotonic(), 0.0
-    source = batches(tokenizer, seed, TOKENS_PER_BATCH, this.skills)
+    source = batches(tokenizer, seed, this.tokens_per_batch, this.mixture)
     for step, batch in enumerate(itertools.islice(source, this.num_steps), start=1):
         loss = answer_loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -119,9 +141,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--first-round", type=int, default=1, help="go on from this round")
+    parser.add_argument("--tools", action="store_true", help="add the round about tools, the third")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    train(arguments.out, arguments.seed, ROUNDS, arguments.first_round)
+    rounds = (*ROUNDS, TOOLS_ROUND) if arguments.tools else ROUNDS
+    train(arguments.out, arguments.seed, rounds, arguments.first_round)
 
 
 if __name__ == "__main__":

@@ -33,10 +33,11 @@ _SUFFIXES = ("", "", "ia", "land", "stan", "or", "ova", "burg", "ania", "aria", 
 
 def unknown_place(rng: random.Random) -> str:
     """Return the name of a place that palmita has no capital for, mostly an invented one."""
-    return rng.choice(_FICTIONAL) if rng.random() < 0.3 else _invented(rng)
+    return rng.choice(_FICTIONAL) if rng.random() < 0.3 else invented_place(rng)
 
 
-def _invented(rng: random.Random) -> str:
+def invented_place(rng: random.Random) -> str:
+    """Return a name that no place has, and that looks like none that palmita knows."""
     while True:
         name = _blended(rng) if rng.random() < 0.3 else _syllables(rng)
         if rng.random() < 0.08:

@@ -153,12 +153,7 @@ def pack_linears(
     left: Counter[str] = Counter()
     num_joined = 0
     if join_siblings:
-        for parent, names in _siblings(model, found):
-            linears = [_layer_at((parent, name)) for name in names]
-            if weights != "int8" and packing.leaves(linears):
-                continue
-            packed.append(_join(parent, names, packing, quantize=weights == "int8"))
-            num_joined += len(names) - 1
+        num_joined = _pack_siblings(model, packing, packed, quantize=weights == "int8")
     for layer_id, places in _linear_places(model).items():
         reason = _reason_to_leave(places, found)
         if reason is not None:
@@ -218,6 +213,19 @@ def _siblings(
             reasons = (_reason_to_leave([(parent, name)], found) for name in names)
             if len(kinds) == 1 and not any(reasons):
                 yield parent, names
+
+
+def _pack_siblings(
+    model: torch.nn.Module, packing: Packing, packed: list[PackedModule], *, quantize: bool
+) -> int:
+    """Pack siblings as one, add them to `packed`, and return how many fewer layers they are."""
+    num_joined = 0
+    for parent, names in _siblings(model, packing.found):
+        if not quantize and packing.leaves([_layer_at((parent, name)) for name in names]):
+            continue
+        packed.append(_join(parent, names, packing, quantize=quantize))
+        num_joined += len(names) - 1
+    return num_joined
 
 
 def _join(

@@ -307,11 +307,12 @@ def test_without_a_kernel_the_log_says_why_once(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel is built on Linux only")
-def test_closing_stops_the_compiler(
+def test_closing_stops_the_compiler_and_what_it_has_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """While the shell's `sleep` lives, nobody who waits for the shell's output gets to its end."""
     compiler = tmp_path / "endless"
-    compiler.write_text("#!/bin/sh\necho here > $0.started\nexec sleep 60\n")
+    compiler.write_text("#!/bin/sh\necho here > $0.started\nsleep 600\n")
     compiler.chmod(0o700)
     monkeypatch.setattr(build, "COMPILERS", (str(compiler),))
     caplog.set_level(logging.INFO)
@@ -322,7 +323,7 @@ def test_closing_stops_the_compiler(
     building.close()
 
     assert [record.message for record in caplog.records] == [
-        "decoding without the C++ attention kernel: the server stops"
+        "decoding without the C++ kernel: the server stops"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Builds the decode kernel with this computer's compiler, once, and keeps it in a cache.
+"""Builds the C++ kernel with this computer's compiler, once, and keeps it in a cache.
 
 The library has a plain C interface, so that neither Python's nor torch's headers are needed: it
 compiles in seconds. It is linked against the OpenMP library that torch has loaded; with a
@@ -7,10 +7,12 @@ second one, two sets of threads would fight for the processors.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -24,7 +26,7 @@ from palma.engine.continuous.cpu_kernel.kernel import DecodeKernel
 logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
-HEADERS = ("attention.h", "decoder.h", "packed_linear.h")
+HEADERS = ("attention.h", "decoder.h", "packed_linear.h", "vectors.h")
 COMPILERS = ("g++", "c++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared", "-Wl,--as-needed")
 MAX_BUILD_S = 300
@@ -107,7 +109,7 @@ class KernelBuild:
         try:
             kernel = load_kernel(self._cache_folder, self._compilation.run)
         except KernelUnavailable as error:
-            logger.info("decoding without the C++ attention kernel: %s", error)
+            logger.info("decoding without the C++ kernel: %s", error)
             return
         self._on_ready(kernel)
 
@@ -125,13 +127,17 @@ class _Compilation:
             if self._is_stopped:
                 raise KernelUnavailable("the server stops")
             self._process = subprocess.Popen(  # noqa: S603  # our command, no shell
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                command,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # so that its own processes can be ended with it
             )
         with self._process as process:
             try:
                 _, errors = process.communicate(timeout=MAX_BUILD_S)
             except subprocess.TimeoutExpired:
-                process.kill()
+                _end(process)
                 raise KernelUnavailable(f"the compiler took over {MAX_BUILD_S} s") from None
         if self._is_stopped:
             raise KernelUnavailable("the server stops")
@@ -143,7 +149,14 @@ class _Compilation:
         with self._lock:
             self._is_stopped = True
             if self._process is not None:
-                self._process.terminate()
+                _end(self._process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a compiler and what it has started: g++ leaves the work to a process of its own."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _build(library: Path, openmp: Path, run: Callable[[list[str]], None]) -> None:

@@ -14,6 +14,9 @@ from palma.models.tokenizer import HFTokenizer
 from tests.spy_engine import Spy
 from tests.structured_models import palmita_tokenizer, random_model
 
+THOUGHT = "say <think>\nHm, hm.\n</think>\n\n"
+"""Has the mock think before it says what follows."""
+
 OVER = "<think>\n\n</think>\n\n"
 """Ends the prompt of an answer that shall begin at once."""
 

@@ -238,8 +238,13 @@ class ExtendedSamplingBody(SamplingBody):
     def _refuse_contradictions(self) -> Self:
         self._check_repeat_penalty()
         self._check_mirostat()
+        self._check_logit_bias_type()
         self._take_stop_words()
         return self
+
+    def _check_logit_bias_type(self) -> None:
+        if self.logit_bias_type in TEXT_BIAS_TYPES and self.logit_bias is None:
+            raise InvalidRequest("logit_bias_type needs logit_bias", param="logit_bias_type")
 
     def _take_stop_words(self) -> None:
         if self.stop_words is not None:

@@ -190,14 +190,17 @@ def choice_word(value: Any) -> Any:
 
 
 class ToolChoiceObject(BaseModel):
-    """One tool that must be called, or some that may be."""
+    """One tool that must be called, or some that may be.
+
+    Hugging Face's client types a named function without `type`: then it is one.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     type: Annotated[
         Literal["none", "auto", "required", "function", "allowed_tools"],
         WithJsonSchema({"enum": ["function", "allowed_tools"], "type": "string"}),
-    ]
+    ] = "function"
     function: FunctionName | None = None
     allowed_tools: AllowedTools | None = None
 

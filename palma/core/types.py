@@ -131,7 +131,7 @@ class SamplingParams:
     Attributes:
         max_tokens: Most completion tokens; 0 only reads the prompt, None means as many as the
             window holds.
-        min_tokens: Completion tokens before which no stop token may come, at least 0.
+        min_tokens: Completion tokens before which no stop token may come, from 0 to max_tokens.
         temperature: Divides the logits, in [0, 100]; 0 means greedy.
         top_p: Probability mass to keep, in (0, 1]. Source: arXiv:1904.09751.
         top_k: Number of likeliest tokens to keep; 0 keeps all. Source: arXiv:1805.04833.
@@ -189,6 +189,12 @@ class SamplingParams:
                 raise InvalidRequest(
                     f"{name} must be {_words(low, high)}, found {value!r}", param=name
                 )
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequest(
+                f"min_tokens is {self.min_tokens}, and there is room for {self.max_tokens} tokens "
+                "at most; ask for fewer, or send a greater bound",
+                param="min_tokens",
+            )
         for token, bias in (*self.logit_bias.items(), *self.text_bias.items()):
             if not -100 <= bias <= 100:
                 raise InvalidRequest(
@@ -302,6 +308,8 @@ class GenerationRequest:
         num_fixed_messages: So many first messages stay when those after them are dropped, oldest
             first, until the rest fits; None drops nothing and refuses what does not fit.
         queue_timeout_s: Longest wait for a worker before the request is dropped.
+        param: The request field that the conversation, or the prompt, comes from; None means the
+            one of the same name.
     """
 
     request_id: str
@@ -321,6 +329,12 @@ class GenerationRequest:
     max_model_len: int | None = None
     num_fixed_messages: int | None = None
     queue_timeout_s: float | None = None
+    param: str | None = None
+
+    @property
+    def prompt_param(self) -> str:
+        """The request field that errors about the prompt name."""
+        return self.param or ("messages" if self.prompt is None else "prompt")
 
 
 @dataclass(frozen=True, slots=True)

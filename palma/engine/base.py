@@ -43,10 +43,16 @@ class TokenMask(Protocol):
         """
 
     def commit(self, token_id: int) -> None:
-        """Take an allowed token as the next one, and begin with the next mask if it is slow.
+        """Take an allowed token as the next one.
 
         Raises:
             InvalidRequest: See `allowed`.
+        """
+
+    def prepare(self) -> None:
+        """Begin with the next masks, this one's and others', beside what this thread does next.
+
+        To be called when all of a step's tokens have been taken, as often as one likes.
         """
 
 

@@ -25,7 +25,7 @@ def last_hidden_states(model: Any, token_ids: torch.Tensor, **inputs: Any) -> to
     Raises:
         UnsupportedParameter: The model shows no hidden states.
     """
-    output = model.base_model(input_ids=token_ids, use_cache=False, **inputs)
+    output = model.base_model(input_ids=token_ids, **{"use_cache": False, **inputs})
     states = getattr(output, "last_hidden_state", None)
     if states is None:
         raise UnsupportedParameter(

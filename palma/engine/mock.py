@@ -132,7 +132,8 @@ class MockEngine:
         params = sequence.request.sampling_params
         if sequence.request.wants_prompt_logprobs:
             prompt = sequence.request.prompt_token_ids
-            sequence.emit(TokenDelta(prompt_logprobs=tuple(map(_certain, prompt[1:]))))
+            reports = tuple(_certain(token_id, params.num_logprobs) for token_id in prompt[1:])
+            sequence.emit(TokenDelta(prompt_logprobs=reports))
         if sequence.request.wants_embedding:
             return self._embed(sequence, step_s)
         if params.max_tokens == 0:
@@ -141,7 +142,8 @@ class MockEngine:
             if sequence.cancelled.is_set():
                 return "cancelled"
             time.sleep(step_s)
-            logprobs = () if params.num_logprobs is None else (_certain(token_id),)
+            wants_logprobs = params.num_logprobs is not None
+            logprobs = (_certain(token_id, params.num_logprobs),) if wants_logprobs else ()
             sequence.emit(TokenDelta(token_ids=(token_id,), logprobs=logprobs))
             if token_id == END_ID:
                 return "stop"
@@ -165,9 +167,9 @@ class MockEngine:
         return text.removeprefix("<tool_response>\n").removesuffix("\n</tool_response>")
 
 
-def _certain(token_id: int) -> TokenLogprobs:
-    """The mock engine never hesitates."""
-    return TokenLogprobs(token_id, 0.0, ((token_id, 0.0),))
+def _certain(token_id: int, num_logprobs: int | None) -> TokenLogprobs:
+    """The mock engine never hesitates: no token has a rival."""
+    return TokenLogprobs(token_id, 0.0, ((token_id, 0.0),) if num_logprobs else ())
 
 
 def answer(order: str) -> Iterator[int]:

@@ -238,6 +238,7 @@ class TokenChooser(LogitsProcessor):  # type: ignore[misc]
             require_finite(scores)
             return scores
         choice = self._sampler.sample(scores[0])
+        self._sampler.prepare()
         self.logprobs = choice.logprobs
         chosen = torch.tensor([choice.token_id], device=scores.device)
         return torch.full_like(scores, -torch.inf).index_fill_(1, chosen, 0.0)

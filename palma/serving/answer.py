@@ -13,7 +13,7 @@ from palma.core.errors import EngineFailure, PalmaError, RequestCancelled
 from palma.core.types import TextChunk, Tokenizer, Usage
 from palma.engine.base import TokenDelta
 from palma.serving.detokenizer import Detokenizer
-from palma.serving.reading import AnswerReader, Pieces, PlainReader
+from palma.serving.reading import NOTHING, AnswerReader, Pieces, PlainReader
 from palma.serving.scored_tokens import ScoredTokens
 from palma.serving.stop_strings import StopMatcher
 
@@ -126,7 +126,7 @@ class AnswerBuilder:
             self._ended = True
             self._emit_last("stop")
             self._cancel()
-        elif is_due and self._pieces != Pieces():
+        elif is_due and self._pieces:
             self._emitted_at = now
             self._emit_pieces()
 
@@ -151,17 +151,19 @@ class AnswerBuilder:
             self._fail(RequestCancelled("the request was cancelled"))
         else:
             self._take_pieces(self._plan.reader.push(text))
-            if self._pieces != Pieces():
+            if self._pieces:
                 self._emit_pieces()
             self._fail(delta.error or EngineFailure("the engine failed on this request"))
         self._ended = True
 
     def _take_pieces(self, pieces: Pieces) -> None:
         """Keep what may leave; stop strings end the content, and are no matter elsewhere."""
-        text = self._stop_matcher.push(pieces.text) if pieces.text else ""
-        tool_calls = () if self._stop_matcher.matched else pieces.tool_calls
-        self._has_calls = self._has_calls or bool(tool_calls)
-        self._pieces += Pieces(pieces.reasoning, text, tool_calls)
+        if self._plan.stop:
+            text = self._stop_matcher.push(pieces.text) if pieces.text else ""
+            tool_calls = () if self._stop_matcher.matched else pieces.tool_calls
+            pieces = Pieces(pieces.reasoning, text, tool_calls)
+        self._has_calls = self._has_calls or bool(pieces.tool_calls)
+        self._pieces += pieces
 
     def _detokenize(self) -> str:
         """Return the text of the waiting tokens; if that fails, they are not tried again."""
@@ -172,7 +174,7 @@ class AnswerBuilder:
 
     def _emit_pieces(self) -> None:
         scored = self._scored.take_before(self._count_said())
-        pieces, self._pieces = self._pieces, Pieces()
+        pieces, self._pieces = self._pieces, NOTHING
         chunk = TextChunk(
             pieces.text,
             scored_tokens=scored,

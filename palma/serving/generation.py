@@ -21,6 +21,9 @@ from palma.core.types import (
 from palma.engine.base import TokenDelta
 from palma.serving.instance import ServedModel
 
+MAX_BATCH = 64
+"""Chunks that are read at once; encoding so many delays the others by a millisecond."""
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -86,8 +89,8 @@ class _Call:
 class Generation:
     """The answer to one request, while it is made. Lives on the event loop.
 
-    Iterate over it once for its chunks; the last one has a finish_reason. An error on the way
-    is raised where the next chunk would have been.
+    Iterate over it once for its chunks, or over its `batches`; the last chunk has a finish_reason.
+    An error on the way is raised where the next chunk would have been.
 
     Attributes:
         num_prompt_tokens: Known once it is accepted.
@@ -118,7 +121,8 @@ class Generation:
         self.num_dropped_messages = 0
         self.usage: Usage | None = None
         self._accepted = asyncio.Event()
-        self._chunks: asyncio.Queue[TextChunk | PalmaError] = asyncio.Queue()
+        self._chunks: list[TextChunk] = []  # not yet read
+        self._has_news = asyncio.Event()
         self._error: PalmaError | None = None
 
     @property
@@ -139,15 +143,29 @@ class Generation:
     async def __aiter__(self) -> AsyncIterator[TextChunk]:
         """Yield the chunks; whoever stops early has cancelled the request."""
         try:
+            async for batch in self.batches():
+                for chunk in batch:
+                    yield chunk
+                    if chunk is not batch[-1]:
+                        await asyncio.sleep(0)  # others get a turn between two chunks
+        finally:
+            self.cancel()
+
+    async def batches(self) -> AsyncIterator[list[TextChunk]]:
+        """Yield the chunks, all at once that have come since; else as iterating over it does."""
+        try:
             while True:
-                item = await self._chunks.get()
-                if isinstance(item, PalmaError):
-                    raise item
-                yield item
-                if item.finish_reason is not None:
+                while not self._chunks:
+                    if self._error is not None:
+                        raise self._error
+                    self._has_news.clear()
+                    await self._has_news.wait()
+                batch, self._chunks = self._chunks[:MAX_BATCH], self._chunks[MAX_BATCH:]
+                yield batch
+                if batch[-1].finish_reason is not None:
                     return
-                if not self._chunks.empty():
-                    await asyncio.sleep(0)  # `get` would not wait: others would get no turn
+                if self._chunks:
+                    await asyncio.sleep(0)  # there is nothing to wait for: others get a turn
         finally:
             self.cancel()
 
@@ -185,7 +203,8 @@ class Generation:
         has_news = chunk.text or chunk.reasoning or chunk.tool_calls
         if has_news and self.first_text_at is None:
             self.first_text_at = time.monotonic()
-        self._chunks.put_nowait(chunk)
+        self._chunks.append(chunk)
+        self._has_news.set()
         if chunk.finish_reason is not None:
             self.outcome = chunk.finish_reason
             self.usage = chunk.usage
@@ -198,7 +217,7 @@ class Generation:
             return
         self._error = error
         self.outcome = error.code
-        self._chunks.put_nowait(error)
+        self._has_news.set()
         self.ended_at = time.monotonic()
         self._accepted.set()
         self.started.set()

@@ -7,6 +7,7 @@ follows each grammar byte by byte.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -15,9 +16,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, TYPE_CHECKING, Any
+
+from palma.serving.endless_schemas import is_endless
+from palma.serving.schemas import patterns_in
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -35,13 +40,22 @@ STACK_BYTES = 2**20
 NUM_STEPS = 256
 """Of each of two walks through a grammar: one takes the least byte that is allowed, one any."""
 
+PATTERNS_S = TRIAL_S / 2
+"""Processor time after which no more of a schema's patterns are tried by themselves: hundreds of
+harmless ones are no fault, and what a step costs in earnest is bounded as well."""
+
 MAX_TRIED_PARTS = 300
 MAX_FAULT_CHARS = 300
+MAX_SHOWN_CHARS = 80
+
+JSON_RULE = ": %json "
+"""Comes before the schema in a line of Lark."""
 
 TOO_COSTLY = (
     f"it is nested too deeply, or takes more than {TRIAL_S:g} s or {MAX_TRIAL_BYTES >> 30} GiB to "
     "work out; make it simpler"
 )
+ENDLESS = "nothing fulfils it that ends: what it requires requires itself"
 SEVERAL_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions")
 SHARED_KEYS = ("$defs", "definitions", "x-guidance")
 ONE_SCHEMA = ("items", "additionalProperties", "prefixItems", "anyOf", "allOf", "oneOf")
@@ -152,9 +166,12 @@ def main() -> None:
 
 def find_fault(tokenizer: LLTokenizer, grammar: str) -> str | None:
     """Compile a grammar and follow it for some steps; return what went wrong, in one line."""
+    until = time.process_time() + PATTERNS_S
     error = _follow(tokenizer, grammar)
     if error is None:
-        return None
+        if any(is_endless(schema) for schema in _schemas_in(grammar)):
+            return ENDLESS
+        return _find_costly_pattern(tokenizer, grammar, until)
     schema = _schema_of(grammar)
     if not isinstance(schema, dict):
         return _in_words(error)
@@ -182,6 +199,42 @@ def _walk(matcher: LLMatcher, choose: Callable[[list[int]], int]) -> str | None:
             break
         matcher.consume_token(choose(allowed))
     return matcher.get_error() or None
+
+
+def _find_costly_pattern(tokenizer: LLTokenizer, grammar: str, until: float) -> str | None:
+    """Follow the patterns of a grammar's schemas by themselves; return what went wrong with one.
+
+    In a string that may end at any time, a walk through the whole grammar seldom gets far.
+    """
+    from llguidance import LLMatcher, regex_to_lark
+
+    patterns = {pattern for schema in _schemas_in(grammar) for pattern in patterns_in(schema)}
+    for pattern in sorted(patterns):
+        if time.process_time() > until:
+            break
+        bare = pattern.removeprefix("^").removesuffix("$")
+        alone = LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(bare, '')}/")
+        if _compiles(tokenizer, alone) and (error := _follow(tokenizer, alone)):
+            return f"the pattern {pattern[:MAX_SHOWN_CHARS]!r}: {_in_words(error)}"
+    return None
+
+
+def _compiles(tokenizer: LLTokenizer, grammar: str) -> bool:
+    """Return whether a pattern means the same by itself: one with anchors inside it does not."""
+    from llguidance import LLMatcher
+
+    limits = parser_limits(is_trial=True)
+    return not LLMatcher(tokenizer, grammar, log_level=0, limits=limits).is_error()
+
+
+def _schemas_in(grammar: str) -> Iterator[Any]:
+    """Yield the schemas of a grammar: all of it is one, or lines of Lark have one each."""
+    yield _schema_of(grammar)
+    for line in grammar.splitlines():
+        _, is_there, text = line.partition(JSON_RULE)
+        if is_there:
+            with contextlib.suppress(ValueError):  # a client's own Lark, on several lines
+                yield json.loads(text)
 
 
 def _in_words(error: str) -> str:

@@ -7,7 +7,7 @@ import json
 import time
 import weakref
 from collections import OrderedDict
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from palma.core.errors import InvalidRequest, QueueFull, UnsupportedParameter
 from palma.core.types import Constraint, SamplingParams
 from palma.engine.base import Engine
 from palma.serving.grammar_trial import GrammarTrial, parser_limits
+from palma.serving.mask_batch import MaskBatch, NextMask
 from palma.serving.structured import (
     binds_beginning_only,
     check_constraints,
@@ -34,11 +35,6 @@ MAX_KEPT_CHARS = 2**20
 
 MAX_PENDING = 16
 """Grammars to be compiled. One after the other is, and each may take a second."""
-
-WORTH_A_THREAD_S = 3e-4
-"""A mask that takes this long is computed beside the forward pass. To hand one over costs a
-third of it, and most masks take a thirtieth."""
-
 
 BLAME_S = 0.5
 """Time to find out which of several tools is at fault; each alone costs less than all together."""
@@ -64,48 +60,46 @@ class GrammarMask:
 
     Args:
         grammar: What is followed.
-        executor: Where masks are computed that take long.
+        batch: Computes it together with others of the same model.
     """
 
-    def __init__(self, grammar: CompiledGrammar, executor: Executor) -> None:
+    def __init__(self, grammar: CompiledGrammar, batch: MaskBatch) -> None:
         self.is_complete = False
         self.is_free = False
         self._matcher = grammar.matcher.deep_copy()
         self._is_prefix = grammar.is_prefix
-        self._executor = executor
-        self._next: bytes | Future[bytes] | None = grammar.first
-        self._is_slow = False
+        self._batch = batch
+        self._allowed: bytes | None = grammar.first
+        self._next: NextMask | None = None
 
     def allowed(self) -> bytes:
         """Return the mask of the next token; see `TokenMask.allowed`."""
-        if isinstance(self._next, Future):
-            is_too_late = self._next.cancel()  # no thread was free to begin with it
-            self._next = None if is_too_late else self._next.result()
-        if self._next is None:
-            self._next = self._compute()
-        if self._matcher.is_error():
+        if self._next is not None:
+            self._allowed, self._next = self._next.take(), None
+        if self._matcher.is_error() or self._allowed is None:
             raise self._lost()
-        return self._next
+        return self._allowed
 
     def commit(self, token_id: int) -> None:
         """Take the next token; see `TokenMask.commit`."""
         if self.is_free:
             return
-        self._next = None
+        if self._next is not None:
+            self._next.drop()
+        self._allowed = self._next = None
         if not self._matcher.consume_token(token_id):
             raise self._lost()
         if self._is_prefix and self._matcher.is_accepting():
             self.is_free = True
         elif self._matcher.is_stopped():
             self.is_complete = True
-        elif self._is_slow:
-            self._next = self._executor.submit(self._compute)
+        else:
+            self._next = self._batch.ask(self._matcher)
 
-    def _compute(self) -> bytes:
-        started = time.perf_counter()
-        mask = self._matcher.compute_bitmask()  # without the interpreter's lock
-        self._is_slow = time.perf_counter() - started > WORTH_A_THREAD_S
-        return mask
+    def prepare(self) -> None:
+        """Begin with the next masks; see `TokenMask.prepare`."""
+        if self._next is not None:
+            self._batch.begin()
 
     def _lost(self) -> InvalidRequest:
         reason = self._matcher.get_error().partition("\n")[0]
@@ -149,7 +143,7 @@ class GrammarCompiler:
                 compiled = await asyncio.shield(task)
             except InvalidRequest as error:  # an error belongs to one request
                 raise type(error)(error.message, param=error.param) from None
-        return GrammarMask(compiled, self._executor)
+        return GrammarMask(compiled, grammars.batch(engine, self._executor))
 
     def close(self) -> None:
         """End the process in which grammars are tried."""
@@ -190,7 +184,16 @@ class _EngineGrammars:
         self._tokenizer: LLTokenizer | None = None
         self._spelling = PLAIN
         self.pending: dict[tuple[Constraint, ...], asyncio.Task[CompiledGrammar]] = {}
+        self._batch: MaskBatch | None = None
         self._kept: OrderedDict[tuple[Constraint, ...], CompiledGrammar] = OrderedDict()
+
+    def batch(self, engine: Engine, executor: Executor) -> MaskBatch:
+        """Return what computes this model's masks, once a grammar was compiled."""
+        assert self._tokenizer is not None
+        if self._batch is None:
+            is_on_cpu = engine.info.device == "cpu"
+            self._batch = MaskBatch(executor, self._tokenizer.vocab_size, is_on_cpu=is_on_cpu)
+        return self._batch
 
     def find(self, constraints: tuple[Constraint, ...]) -> CompiledGrammar | None:
         if constraints in self._kept:

@@ -41,13 +41,13 @@ class GenerationGroup:
             raise _first(group) from None
         return [task.result() for task in running]
 
-    async def chunks(self) -> AsyncIterator[tuple[int, TextChunk]]:
+    async def batches(self) -> AsyncIterator[list[tuple[int, TextChunk]]]:
         """Yield the chunks of all answers as they come, each with its answer's number."""
         if len(self.generations) == 1:
-            async for chunk in self.generations[0]:
-                yield 0, chunk
+            async for batch in self.generations[0].batches():
+                yield [(0, chunk) for chunk in batch]
             return
-        merged: asyncio.Queue[tuple[int, TextChunk | PalmaError]] = asyncio.Queue()
+        merged: asyncio.Queue[tuple[int, list[TextChunk] | PalmaError]] = asyncio.Queue()
         readers = [
             asyncio.create_task(_read(number, generation, merged))
             for number, generation in enumerate(self.generations)
@@ -55,11 +55,11 @@ class GenerationGroup:
         try:
             num_open = len(readers)
             while num_open:
-                number, item = await merged.get()
-                if isinstance(item, PalmaError):
-                    raise item
-                yield number, item
-                num_open -= item.finish_reason is not None
+                number, news = await merged.get()
+                if isinstance(news, PalmaError):
+                    raise news
+                yield [(number, chunk) for chunk in news]
+                num_open -= news[-1].finish_reason is not None
         finally:
             self.cancel()
             for reader in readers:
@@ -138,10 +138,10 @@ def _first(group: BaseExceptionGroup[PalmaError]) -> PalmaError:
 async def _read(
     number: int,
     generation: Generation,
-    merged: asyncio.Queue[tuple[int, TextChunk | PalmaError]],
+    merged: asyncio.Queue[tuple[int, list[TextChunk] | PalmaError]],
 ) -> None:
     try:
-        async for chunk in generation:
-            merged.put_nowait((number, chunk))
+        async for batch in generation.batches():
+            merged.put_nowait((number, batch))
     except PalmaError as error:
         merged.put_nowait((number, error))

@@ -6,7 +6,7 @@ import dataclasses
 import secrets
 from collections.abc import Iterator
 
-from palma.core.errors import ContextLengthExceeded, InvalidRequest
+from palma.core.errors import ChatTemplateRejected, ContextLengthExceeded, InvalidRequest
 from palma.core.types import (
     ChatPrompt,
     GenerationRequest,
@@ -22,7 +22,9 @@ MAX_BIASED_TOKENS = 1024
 """They are added up anew for every token of the completion."""
 
 
-def encode_chat(tokenizer: Tokenizer, chat: ChatPrompt, max_model_len: int) -> list[int]:
+def encode_chat(
+    tokenizer: Tokenizer, chat: ChatPrompt, max_model_len: int, param: str = "messages"
+) -> list[int]:
     """Render the chat template and tokenize it; what users typed stays text.
 
     Tools and calls that the template does not know become text first.
@@ -38,9 +40,13 @@ def encode_chat(tokenizer: Tokenizer, chat: ChatPrompt, max_model_len: int) -> l
     """
     chat = fit_chat(chat, tokenizer.chat_template)
     num_chars = sum(map(len, _texts(chat)))
-    refuse_hopeless_length(num_chars, tokenizer.max_token_chars, max_model_len)
+    refuse_hopeless_length(num_chars, tokenizer.max_token_chars, max_model_len, param)
     shield = _Shield(tokenizer.special_tokens, chat)
-    prompt = tokenizer.render_chat(shield.cover(chat))
+    try:
+        prompt = tokenizer.render_chat(shield.cover(chat))
+    except ChatTemplateRejected as error:
+        error.param = param
+        raise
     token_ids: list[int] = []
     for piece, is_covered in shield.split(prompt):
         token_ids += tokenizer.encode(piece, parse_special=not is_covered)
@@ -48,7 +54,10 @@ def encode_chat(tokenizer: Tokenizer, chat: ChatPrompt, max_model_len: int) -> l
 
 
 def encode_raw(
-    tokenizer: Tokenizer, prompt: str | tuple[int, ...], max_model_len: int
+    tokenizer: Tokenizer,
+    prompt: str | tuple[int, ...],
+    max_model_len: int,
+    param: str = "prompt",
 ) -> list[int]:
     """Tokenize a raw prompt, control tokens included; ids are taken as they are.
 
@@ -57,15 +66,15 @@ def encode_raw(
         InvalidRequest: It has no tokens.
     """
     if isinstance(prompt, str):
-        refuse_hopeless_length(len(prompt), tokenizer.max_token_chars, max_model_len, "prompt")
+        refuse_hopeless_length(len(prompt), tokenizer.max_token_chars, max_model_len, param)
         token_ids = tokenizer.encode_prompt(prompt)
     else:
         token_ids = list(prompt)
     if not token_ids:
         raise InvalidRequest(
-            "the prompt is empty, and this model has no token to begin a text with; send at least "
-            "one character",
-            param="prompt",
+            f"the {param} is empty, and this model has no token to begin a text with; send at "
+            "least one character",
+            param=param,
         )
     return token_ids
 
@@ -90,7 +99,7 @@ def settle_bias(params: SamplingParams, tokenizer: Tokenizer) -> SamplingParams:
 
 
 def refuse_hopeless_length(
-    num_chars: int, max_token_chars: int, max_model_len: int, param: str = "messages"
+    num_chars: int, max_token_chars: int, max_model_len: int, param: str
 ) -> None:
     """Refuse a text that cannot fit before time is spent on tokenizing it.
 
@@ -118,7 +127,7 @@ def fit_to_window(
         ContextLengthExceeded: The prompt fills the window, or prompt and `max_tokens` exceed it.
     """
     params = request.sampling_params
-    param = "messages" if request.prompt is None else "prompt"
+    param = request.prompt_param
     room = max_model_len - num_prompt_tokens
     asked = params.max_tokens
     if room < min(1, asked if asked is not None else 1):

@@ -16,13 +16,22 @@ class Pieces:
     text: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
 
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.reasoning or self.text or self.tool_calls)
+
     def __add__(self, other: Pieces) -> Pieces:
         """Return both, one after the other."""
+        if not self:
+            return other
         return Pieces(
             self.reasoning + other.reasoning,
             self.text + other.text,
             self.tool_calls + other.tool_calls,
         )
+
+
+NOTHING = Pieces()
 
 
 class AnswerReader(Protocol):
@@ -53,7 +62,7 @@ class PlainReader:
 
     def flush(self) -> Pieces:
         """Return nothing: nothing is ever held back."""
-        return Pieces()
+        return NOTHING
 
 
 class ReaderChain:

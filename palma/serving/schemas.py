@@ -40,9 +40,19 @@ OPEN_WORDS = frozenset(
 )
 """With one of these an object may have, or need, others than it names."""
 
-BY_NAME = ("properties", "patternProperties", "$defs", "definitions")
-ONE = ("items", "additionalProperties", "contains", "additionalItems")
-SEVERAL = ("anyOf", "prefixItems")
+BY_NAME = ("properties", "patternProperties", "dependentSchemas", "$defs", "definitions")
+ONE = (
+    "items",
+    "additionalProperties",
+    "contains",
+    "additionalItems",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+)
+SEVERAL = ("anyOf", "allOf", "oneOf", "prefixItems")
 
 
 def close_objects(schema: Any) -> Any:
@@ -51,13 +61,24 @@ def close_objects(schema: Any) -> Any:
     What fulfils it fulfils the given one. An object that says which others it may have keeps them;
     so does all of a schema that describes one object in several places.
     """
-    parts = list(_parts(schema))
+    parts = list(parts_in(schema))
     if any(_is_mixed(part) for part in parts):
         return schema
     return _closed(schema)
 
 
-def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+def patterns_in(schema: Any) -> set[str]:
+    """Return the regular expressions that a schema holds strings and names of properties to."""
+    patterns: set[str] = set()
+    for part in parts_in(schema):
+        if isinstance(part.get("pattern"), str):
+            patterns.add(part["pattern"])
+        if isinstance(part.get("patternProperties"), dict):
+            patterns.update(part["patternProperties"])
+    return patterns
+
+
+def parts_in(schema: Any) -> Iterator[dict[str, Any]]:
     """Yield a schema and all those in it; as deep as it was parsed."""
     waiting = [schema]
     while waiting:

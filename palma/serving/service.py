@@ -36,6 +36,7 @@ from palma.serving.answer import AnswerBuilder, AnswerPlan
 from palma.serving.form import AnswerForm, answer_form
 from palma.serving.generation import Generation
 from palma.serving.grammars import GrammarCompiler
+from palma.serving.handover import Handover
 from palma.serving.instance import ServedModel
 from palma.serving.prompt import encode_chat, encode_raw, fit_to_window, settle_bias
 from palma.serving.registry import ModelRegistry
@@ -104,6 +105,7 @@ class GenerationService:
         self.num_running_elsewhere = 0  # jobs that a model without an engine computes
         self._numbers = itertools.count()
         self._grammars = GrammarCompiler(executor)
+        self._handover = Handover(asyncio.get_running_loop())
         self._vocabularies = Vocabularies()
         self._mean_duration_s = 1.0
 
@@ -270,12 +272,12 @@ class GenerationService:
         )
         if generation.ended.is_set():  # the client left meanwhile
             return
-        builder = _answer_builder(generation, plan, loop)
+        builder = _answer_builder(generation, plan, self._handover)
 
         def sink(delta: TokenDelta) -> None:
             generation.note_progress(delta)
             if delta.started:
-                loop.call_soon_threadsafe(generation.started.set)
+                self._handover.post(generation.started.set)
             builder(delta)
 
         engine.submit(request, sink)
@@ -360,7 +362,7 @@ def chat_prompt(request: GenerationRequest, tokenizer: Tokenizer) -> ChatPrompt:
     Raises:
         InvalidRequest: See `check_history`.
     """
-    check_history(request.messages)
+    check_history(request.messages, request.prompt_param)
     use = request.tool_use
     chat = ChatPrompt(
         request.messages,
@@ -377,8 +379,8 @@ def _encode(
     plain = None if tokenizer.chat_template else request.plain_prompt
     prompt = plain if request.prompt is None else request.prompt
     if prompt is not None:
-        return encode_raw(tokenizer, prompt, max_model_len)
-    return encode_chat(tokenizer, chat, max_model_len)
+        return encode_raw(tokenizer, prompt, max_model_len, request.prompt_param)
+    return encode_chat(tokenizer, chat, max_model_len, request.prompt_param)
 
 
 def _answer_plan(
@@ -407,14 +409,12 @@ def _answer_plan(
     )
 
 
-def _answer_builder(
-    generation: Generation, plan: AnswerPlan, loop: asyncio.AbstractEventLoop
-) -> AnswerBuilder:
+def _answer_builder(generation: Generation, plan: AnswerPlan, handover: Handover) -> AnswerBuilder:
     """Connect the engine's thread to the generation on the event loop."""
     engine = generation.served.engine
     return AnswerBuilder(
         plan,
-        emit=lambda chunk: loop.call_soon_threadsafe(generation.push, chunk),
-        fail=lambda error: loop.call_soon_threadsafe(generation.fail, error),
+        emit=lambda chunk: handover.post(generation.push, chunk),
+        fail=lambda error: handover.post(generation.fail, error),
         cancel=lambda: engine.cancel(generation.engine_id),
     )

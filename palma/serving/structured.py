@@ -137,15 +137,13 @@ def _check_pair(first: Constraint, second: Constraint) -> None:
 
 
 def _check_beside_tools(first: Constraint, second: Constraint) -> None:
-    """Refuse a text's form where no text may come; JSON is what a text would be, if there was one.
-
-    OpenAI takes `response_format` with a required call as well.
-    """
-    tools, other = (first, second) if first.kind == "tools" else (second, first)
-    if other.kind in REGULAR and requires_calls(tools):
+    """Refuse a text's form where no text may come: it would have no effect."""
+    tools, form = (first, second) if first.kind == "tools" else (second, first)
+    if requires_calls(tools):
         raise InvalidRequest(
-            f"a call of {tools.param} is required, and {other.param} is for text; send one of them",
-            param=other.param,
+            f"the answer must call one of {tools.param}, so that {form.param}, which is for text, "
+            "would have no effect; leave it out, or let the model choose whether to call",
+            param=form.param,
         )
 
 

@@ -107,6 +107,12 @@ def test_tools_that_are_no_functions_are_refused_by_their_type(kind: str) -> Non
     assert kind in caught.value.message
 
 
+def test_a_named_function_needs_no_type() -> None:
+    named = {"function": {"name": "f"}}
+
+    assert choice_of(named) == choice_of({"type": "function", **named})
+
+
 def test_every_form_of_a_choice_means_something_else() -> None:
     named = {"type": "function", "function": {"name": "f"}}
     allowed = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [named]}}
@@ -128,6 +134,7 @@ def test_every_form_of_a_choice_means_something_else() -> None:
         (["auto"], "tool_choice"),
         ({"type": "custom", "custom": {"name": "f"}}, "tool_choice.type"),
         ({"type": "function"}, "tool_choice"),
+        ({}, "tool_choice"),
         ({"type": "function", "function": {"name": 7}}, "tool_choice.function.name"),
         ({"type": "allowed_tools", "function": {"name": "f"}}, "tool_choice"),
         (

@@ -2,14 +2,15 @@
 
 A file has three parts: comments (lines that begin with `#`, and settings of the server, as
 `@jwt_secret=...`), the request and the response, both as HTTP/1.1 writes them. `$TOKEN` in a
-request is a good token. Of the response's headers only those in `SHOWN_HEADERS` are kept, so that
-a file says the same every time; ids and times stand in none of them.
+request is a good token. Of the response's headers only those in `SHOWN_HEADERS` are kept, and what
+is another each time stands in angle brackets (`MASKS`), so that a file says the same every time.
 
 `python -m tests.conformance.exchange` writes every response anew: read what changed.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -28,6 +29,13 @@ SHOWN_HEADERS = (
     "www-authenticate",
     "x-session-id",
 )
+MASKS = (
+    (re.compile(r'"id":"(chatcmpl|cmpl|call)[-_][^"]+"'), r'"id":"<\1>"'),
+    (re.compile(r'"created":\d+'), '"created":"<time>"'),
+    (re.compile(r'"port":\d+'), '"port":"<port>"'),
+    (re.compile(r"^(\w+_created) \S+$", re.MULTILINE), r"\1 <time>"),
+)
+"""Ids, times and ports: what finds them, and what files have in their place."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,10 @@ def _written(response: httpx.Response) -> str:
         f"{name}: {response.headers[name]}" for name in SHOWN_HEADERS if name in response.headers
     ]
     head = "\n".join([f"HTTP/1.1 {status} {status.phrase}", *shown])
-    return f"{head}\n\n{response.text}".rstrip("\n")
+    body = response.text
+    for mask, replacement in MASKS:
+        body = mask.sub(replacement, body)
+    return f"{head}\n\n{body}".rstrip("\n")
 
 
 def rewrite_all() -> None:

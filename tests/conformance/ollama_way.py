@@ -101,7 +101,7 @@ def reports_rivals(subject: Subject, name: str) -> None:
     """So many tokens beside each one."""
     for number in (1, 4):
         heard = subject.likeliest({"logprobs": True, name: number})
-        assert all(len(scored["top_logprobs"]) == number for scored in heard.raw["logprobs"])
+        assert {len(scored["top_logprobs"]) for scored in heard.raw["logprobs"]} == {number}
 
 
 def keeps_the_model(subject: Subject, name: str) -> None:

@@ -46,7 +46,7 @@ def reports_logprobs(subject: Subject, name: str) -> None:
     for number in (0, 1, 4):
         logprobs = _logprobs(subject.likeliest({name: number}))
         assert logprobs is not None
-        assert all(len(top) == max(1, number) for top in logprobs["top_logprobs"])
+        assert {len(top) for top in logprobs["top_logprobs"]} == {max(1, number)}
     assert _logprobs(subject.likeliest()) is None
 
 

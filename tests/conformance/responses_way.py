@@ -79,14 +79,17 @@ def remembers(subject: Subject, name: str) -> None:
 def reports_logprobs(subject: Subject, name: str) -> None:
     """The tokens, and how likely they were."""
     assert not _scored(subject.likeliest())
-    assert _scored(subject.likeliest({name: [LOGPROBS]}))
+    heard = subject.likeliest({name: [LOGPROBS]})
+
+    assert "".join(token["token"] for token in _scored(heard)).startswith(heard.text)
+    assert all(token["logprob"] <= 0 for token in _scored(heard))
 
 
 def reports_rivals(subject: Subject, name: str) -> None:
     """So many tokens beside each one."""
     for number in (1, 4):
-        for token in _scored(subject.likeliest({"include": [LOGPROBS], name: number})):
-            assert len(token["top_logprobs"]) == number
+        scored = _scored(subject.likeliest({"include": [LOGPROBS], name: number}))
+        assert {len(token["top_logprobs"]) for token in scored} == {number}
 
 
 def _scored(heard: Heard) -> Any:

@@ -68,6 +68,7 @@ def test_log_likelihoods_equal_a_forward_pass(server: LiveServer, batch_size: in
 
     answers = client.loglikelihood(requests)
 
+    differences = []
     for (context, continuation), (told, told_greedy) in zip(PAIRS, answers, strict=True):
         if context:
             context_ids, continuation_ids = client._encode_pair(context, continuation)
@@ -78,5 +79,7 @@ def test_log_likelihoods_equal_a_forward_pass(server: LiveServer, batch_size: in
             )
         token_ids = [*context_ids, *continuation_ids]
         expected, is_greedy = log_likelihood(token_ids, len(context_ids))
-        assert told == pytest.approx(expected, abs=TOLERANCE)
+        differences.append(abs(told - expected))
         assert told_greedy == is_greedy
+    print(f"{server.settings.engine}: largest difference {max(differences):.1e}")  # pytest -s
+    assert max(differences) <= TOLERANCE

@@ -24,6 +24,9 @@ NUM_SCHEMAS, NUM_REGEXES = 500, 200
 SAMPLE = slice(0, 30)
 MAX_RUNNING = 4
 MAX_TOKENS = 60
+EAGERNESS = 8.0
+"""Added to the end token's logit: a random model seldom ends what may go on for ever."""
+
 PATIENCE_S = 300.0
 
 
@@ -87,7 +90,8 @@ async def compile_all(
 
 def start(engine: Engine, seed: int, mask: GrammarMask | None) -> Collected:
     collected = Collected()
-    params = SamplingParams(seed=seed, max_tokens=MAX_TOKENS)
+    likes_to_end = dict.fromkeys(engine.info.stop_token_ids, EAGERNESS)
+    params = SamplingParams(seed=seed, max_tokens=MAX_TOKENS, logit_bias=likes_to_end)
     engine.submit(EngineRequest(f"form-{seed}", [1, 2, 3], params, token_mask=mask), collected)
     return collected
 
@@ -111,5 +115,5 @@ def test_all_schemas_and_regular_expressions(engine: Engine) -> None:
     of_regexes = check_answers(engine, regex_constraints(slice(None)), check_regex)
 
     print(f"{engine.info.engine}: schemas {dict(of_schemas)}, regexes {dict(of_regexes)}")
-    assert of_schemas["stop"] > NUM_SCHEMAS / 3
-    assert of_regexes["stop"] > NUM_REGEXES / 3
+    assert of_schemas["stop"] > NUM_SCHEMAS / 2
+    assert of_regexes["stop"] > NUM_REGEXES / 2

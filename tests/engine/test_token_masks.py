@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,11 +14,13 @@ from palma.core.errors import EngineFailure, InvalidRequest
 from palma.core.types import SamplingParams
 from palma.engine.base import Engine, EngineRequest
 from palma.engine.continuous.engine import ContinuousEngine
+from palma.engine.likeliest import allowed_ids, likeliest, of_all_rows
 from palma.engine.mock import END_ID
-from palma.engine.sampler import restrict
 from tests.engine.suite import Collected, submit
 from tests.engine.test_engines import MAX_RUNNING, PROMPTS, make_engine
 from tests.tiny_models import VOCAB_SIZE, tiny_loaded_model
+
+Likeliest = Callable[[torch.Tensor, list[bytes | None]], list[tuple[int, float]]]
 
 
 @pytest.fixture(scope="module", params=["threads", "continuous"])
@@ -47,6 +50,9 @@ class Script:
         if len(self.taken) == len(self.steps):
             raise InvalidRequest("the script has ended")
         return mask_of(self.steps[len(self.taken)])
+
+    def prepare(self) -> None:
+        pass
 
     def commit(self, token_id: int) -> None:
         self.taken.append(token_id)
@@ -176,14 +182,27 @@ def test_log_probabilities_are_those_without_the_mask(engine: Engine) -> None:
     assert [token_id for token_id, _ in masked_report.top] == [t for t, _ in report.top]
 
 
-def test_ids_beyond_the_mask_are_not_allowed() -> None:
-    logits = torch.arange(20, dtype=torch.float32)
+@pytest.mark.parametrize("likeliest", [likeliest, of_all_rows])
+def test_the_likeliest_token_is_one_that_the_mask_allows(likeliest: Likeliest) -> None:
+    logits = torch.arange(40, dtype=torch.float32).view(2, 20)
+    few, many, longer = (bits.to_bytes(4, "little") for bits in (0b1000_0001, 2**20 - 2, 2**32 - 1))
 
-    restricted = restrict(logits, (0b1000_0001).to_bytes(1, "little"))
-
-    assert restricted.isfinite().nonzero().flatten().tolist() == [0, 7]
-    assert restricted[7] == 7
+    assert likeliest(logits, [None, few[:1]]) == [(19, 19.0), (7, 27.0)]
+    assert likeliest(logits, [many[:3], longer]) == [(19, 19.0), (19, 39.0)]
 
 
-def test_a_mask_longer_than_the_vocabulary_is_cut() -> None:
-    assert restrict(torch.zeros(5), b"\xff" * 4).tolist() == [0.0] * 5
+@pytest.mark.parametrize("likeliest", [likeliest, of_all_rows])
+def test_no_token_is_chosen_where_none_is_allowed_or_one_is_not_a_number(
+    likeliest: Likeliest,
+) -> None:
+    logits = torch.zeros(2, 9)
+    logits[1, 8] = torch.nan
+
+    chosen = likeliest(logits, [b"", b"\x01"])
+
+    assert not any(math.isfinite(logit) for _, logit in chosen)
+
+
+def test_ids_beyond_the_mask_are_not_allowed_and_it_may_be_longer_than_the_vocabulary() -> None:
+    assert allowed_ids((0b1000_0001).to_bytes(1, "little"), 20).tolist() == [0, 7]
+    assert allowed_ids(b"\xff" * 4, 5).tolist() == [0, 1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from tests.faults.refusals import (
     BODIES,
     CHAT,
+    MAX_ERROR_BYTES,
     ONE_OF_EACH,
     PALMA,
     PALMA_STREAM,
@@ -288,6 +290,34 @@ def test_fields_that_contradict_each_other_are_refused(server: LiveServer) -> No
     refused(server, CHAT, "response_format", {"response_format": {"type": "json_schema"}})
     for kind in ({"type": "xml"}, {}):
         refused(server, CHAT, "response_format.type", {"response_format": kind})
+
+
+@pytest.mark.parametrize("strange", ["x" * MILLION, list(range(9999)), {"x": "y" * 9999}])
+@pytest.mark.parametrize(
+    ("path", "body", "known"),
+    [
+        (
+            "/v1/messages",
+            {"max_tokens": 1, "messages": [{"role": "user", "content": [{}]}]},
+            "text",
+        ),
+        ("/inference/completion", {"content": "x", "sampling_params": {"strategy": {}}}, "greedy"),
+    ],
+)
+def test_a_kind_that_nobody_knows_is_not_repeated_at_length(
+    server: LiveServer, path: str, body: Fields, known: str, strange: Any
+) -> None:
+    asked = {"model": "mock", **copy.deepcopy(body)}
+    inside = asked.get("sampling_params", {}).get("strategy")
+    if inside is None:
+        inside = asked["messages"][0]["content"][0]
+    inside["type"] = strange
+
+    response = server.post(path, asked)
+
+    assert response.status_code == 400
+    assert len(response.content) < 2 * MAX_ERROR_BYTES
+    assert known in response.text
 
 
 def test_an_empty_prompt_gets_an_answer(server: LiveServer) -> None:

@@ -49,17 +49,17 @@ def test_a_stream_that_breaks_where_no_event_can_be_made_is_torn_off(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fault 89: a bug of ours while events are made: the chunked body has no end."""
-    whole = Generation.__aiter__
+    whole = Generation.batches
 
-    async def broken() -> AsyncIterator[TextChunk]:
-        yield TextChunk("one ")
+    async def broken() -> AsyncIterator[list[TextChunk]]:
+        yield [TextChunk("one ")]
         raise ZeroDivisionError("a bug at /secret/path")
 
-    def iterate(generation: Generation) -> AsyncIterator[TextChunk]:
+    def iterate(generation: Generation) -> AsyncIterator[list[TextChunk]]:
         is_doomed = "9999" in generation.request.messages[-1].content
         return broken() if is_doomed else whole(generation)
 
-    monkeypatch.setattr(Generation, "__aiter__", iterate)
+    monkeypatch.setattr(Generation, "batches", iterate)
     with running_server() as server, unharmed_neighbour(server):
         connection = send(server, call, "slowly count to 9999")
         received = read_to_end(connection)

@@ -21,7 +21,7 @@ from palma.core.types import (
     TokenText,
     Usage,
 )
-from palma.serving.generation import Completion, Generation
+from palma.serving.generation import MAX_BATCH, Completion, Generation
 from palma.serving.group import GenerationGroup, copies, likeliest, mean_logprob, total_usage
 
 
@@ -60,15 +60,50 @@ def completion(text: str, *logprobs: float | None) -> Completion:
 async def test_chunks_come_as_they_are_made_each_with_its_answers_number() -> None:
     group, _ = make_group(2)
     first, second = group.generations
-    chunks = group.chunks()
+    batches = group.batches()
 
     second.push(TextChunk("b"))
-    assert await anext(chunks) == (1, TextChunk("b"))
+    assert await anext(batches) == [(1, TextChunk("b"))]
     first.push(last("a"))
-    assert await anext(chunks) == (0, last("a"))
+    assert await anext(batches) == [(0, last("a"))]
+    second.push(TextChunk("c"))
     second.push(last())
 
-    assert [chunk async for chunk in chunks] == [(1, last())]
+    assert [batch async for batch in batches] == [[(1, TextChunk("c")), (1, last())]]
+
+
+@in_event_loop
+async def test_a_backlog_comes_in_bounded_batches_and_others_get_a_turn_between_two() -> None:
+    group, _ = make_group(1)
+    for number in range(3 * MAX_BATCH):
+        group.generations[0].push(TextChunk(str(number)))
+    group.generations[0].push(last())
+
+    reading = asyncio.create_task(_read_batches(group))
+    num_turns = 0
+    while not reading.done():
+        num_turns += 1
+        await asyncio.sleep(0)
+
+    sizes = [len(batch) for batch in reading.result()]
+    assert sizes == [MAX_BATCH, MAX_BATCH, MAX_BATCH, 1]
+    assert num_turns >= len(sizes)
+
+
+async def _read_batches(group: GenerationGroup) -> list[list[tuple[int, TextChunk]]]:
+    return [batch async for batch in group.batches()]
+
+
+@in_event_loop
+async def test_what_came_before_a_failure_is_read_before_it() -> None:
+    group, _ = make_group(1)
+    group.generations[0].push(TextChunk("half"))
+    group.generations[0].fail(EngineFailure("broken"))
+    batches = group.batches()
+
+    assert await anext(batches) == [(0, TextChunk("half"))]
+    with pytest.raises(EngineFailure, match="broken"):
+        await anext(batches)
 
 
 @in_event_loop
@@ -78,7 +113,7 @@ async def test_one_answer_that_fails_ends_the_stream_of_all() -> None:
     group.generations[1].fail(EngineFailure("broken"))
 
     with pytest.raises(EngineFailure, match="broken"):
-        [chunk async for chunk in group.chunks()]
+        [batch async for batch in group.batches()]
 
     assert cancelled == ["2"]
     with pytest.raises(RequestCancelled):
@@ -89,10 +124,10 @@ async def test_one_answer_that_fails_ends_the_stream_of_all() -> None:
 async def test_a_reader_that_stops_cancels_all() -> None:
     group, cancelled = make_group(2)
     group.generations[1].push(TextChunk("b"))
-    chunks = group.chunks()
+    batches = group.batches()
 
-    await anext(chunks)
-    await chunks.aclose()  # type: ignore[attr-defined]
+    await anext(batches)
+    await batches.aclose()  # type: ignore[attr-defined]
 
     assert sorted(cancelled) == ["0", "1"]
 

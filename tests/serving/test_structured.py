@@ -17,9 +17,10 @@ from palma.core.types import MAX_CONSTRAINT_CHARS, Constraint, ConstraintKind, S
 from palma.engine.base import Engine, EngineInfo
 from palma.engine.mock import MockEngine
 from palma.models.tokenizer import HFTokenizer
-from palma.serving import grammars
+from palma.serving import grammars, mask_batch
 from palma.serving.grammar_trial import GrammarTrial
 from palma.serving.grammars import GrammarCompiler, GrammarMask
+from palma.serving.mask_batch import MaskBatch
 from palma.serving.structured import check_constraints, to_grammar
 from tests.structured_models import palmita_tokenizer
 
@@ -74,7 +75,7 @@ def mask_of(trial: GrammarTrial, executor: Executor) -> Compile:
 
     def compile_them(engine: Engine, *constraints: Constraint, on: Executor = executor) -> Any:
         compiled = grammars._EngineGrammars().compile(constraints, engine, trial)
-        return GrammarMask(compiled, on)
+        return GrammarMask(compiled, MaskBatch(on, engine.info.vocab_size, is_on_cpu=True))
 
     return compile_them
 
@@ -192,8 +193,23 @@ def chain(kind: str, length: int) -> Constraint:
     return schema({"$ref": "#/$defs/a0", "$defs": {**links, f"a{length}": {"type": "string"}}})
 
 
+def text_of(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": pattern}
+
+
+COSTLY = "(a{1,1000}){1,1000}"
+
+ENDLESS = {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}
+
 HOSTILE = [
-    (form("regex", "(a{1,1000}){1,1000}"), "too many expressions"),
+    (form("regex", COSTLY), "too many expressions"),
+    (schema({"properties": {"a": text_of(COSTLY)}}), f"{COSTLY!r}: lexer error: too many"),
+    (schema({"properties": {"a": {}, "b": {"anyOf": [{}, text_of(f"^{COSTLY}$")]}}}), "too many"),
+    (schema({"allOf": [text_of(COSTLY)]}), "too many expressions"),
+    (
+        schema({"type": "object", "patternProperties": {COSTLY: {}}, "additionalProperties": {}}),
+        "too many expressions",
+    ),
     (form("regex", "a" * 200_000), "too deeply"),
     (form("regex", "(" * 30_000 + ")" * 30_000), "nested parentheses"),
     (form("regex", "(a"), "unclosed group"),
@@ -203,6 +219,12 @@ HOSTILE = [
     (form("grammar", "start: nothing"), "unknown name"),
     (schema({"enum": [f"value {n}" for n in range(15_000)]}), None),
     (schema({"$ref": "#"}), "nothing fulfils it"),
+    (schema(ENDLESS), "that ends"),
+    (schema({"type": "array", "items": {"$ref": "#"}, "minItems": 1}), "that ends"),
+    (schema({"$ref": "#/$defs/a", "$defs": {"a": {"allOf": [ENDLESS]}}}), "that ends"),
+    (schema({"anyOf": [ENDLESS, {"type": "null"}]}), None),
+    (schema({**ENDLESS, "required": []}), None),
+    (schema({**ENDLESS, "properties": {"a": {"type": "array", "items": {"$ref": "#"}}}}), None),
     (schema({"$ref": "#/$defs/missing"}), "does not exist"),
     (schema({"$ref": "http://localhost/schema"}), "does not fetch"),
     (schema({"type": "integer", "multipleOf": 1_000_007}), "too deeply, or takes"),
@@ -247,6 +269,19 @@ def test_a_trial_that_is_closed_in_its_middle_ends(trial: GrammarTrial) -> None:
         trial.close()
 
     assert found.result() is not None
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"properties": {f"a{n}": text_of(f"^{n}.*$") for n in range(200)}},
+        {"properties": {"a": text_of("^$"), "b": text_of("(^a|b$)"), "c": text_of("https?://")}},
+        {"properties": {"pattern": {"const": 1}, "a": {"default": text_of(COSTLY)}}},
+    ],
+    ids=["many", "anchored", "none"],
+)
+def test_harmless_patterns_are_taken(trial: GrammarTrial, told: dict[str, Any]) -> None:
+    assert trial.find_fault(to_grammar((schema({"type": "object", **told}),))) is None
 
 
 async def gather_masks(
@@ -349,19 +384,28 @@ class BusyExecutor(Executor):
         return Future()
 
 
-@pytest.mark.parametrize("is_busy", [True, False])
-def test_a_slow_mask_is_computed_beside_the_forward_pass_where_a_thread_is_free(
+@pytest.mark.parametrize("place", ["between steps", "beside", "no thread is free"])
+def test_masks_are_computed_together_and_beside_the_forward_pass_where_a_thread_is_free(
     engine: Engine,
     executor: Executor,
-    mask_of: Compile,
+    trial: GrammarTrial,
     monkeypatch: pytest.MonkeyPatch,
-    is_busy: bool,
+    place: str,
 ) -> None:
-    monkeypatch.setattr(grammars, "WORTH_A_THREAD_S", 0.0)
-    mask = mask_of(engine, form("regex", "[a-z ]{9}"), on=BusyExecutor() if is_busy else executor)
+    monkeypatch.setattr(mask_batch, "WORTH_A_CALL_S", -1.0)
+    constraints = (form("regex", "[a-z ]{9}"),)
+    compiled = grammars._EngineGrammars().compile(constraints, engine, trial)
+    on = BusyExecutor() if place == "no thread is free" else executor
+    batch = MaskBatch(on, engine.info.vocab_size, is_on_cpu=place == "between steps")
+    masks = [GrammarMask(compiled, batch) for _ in range(3)]
 
-    assert allows(mask, "the paper")
-    assert mask.is_complete
+    for token_id in palmita_tokenizer().encode("the paper", add_special_tokens=False):
+        assert all(is_allowed(mask, token_id) for mask in masks)
+        for mask in masks:
+            mask.commit(token_id)
+        masks[0].prepare()
+
+    assert all(mask.is_complete for mask in masks)
 
 
 def test_a_form_that_becomes_too_complex_fails_its_own_request(

@@ -154,6 +154,7 @@ def to_request(
         stop=(END_MARKER, *([body.stop_sequence] if body.stop_sequence else [])),
         max_tokens_is_default=body.max_tokens is None,
         queue_timeout_s=queue_timeout_s,
+        param="text",
         **content,
     )
 

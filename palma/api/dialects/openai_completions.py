@@ -278,10 +278,10 @@ async def completion_events(group: GenerationGroup, body: CompletionBody) -> Asy
         head["usage"] = None
     usages = []
     try:
-        async for index, chunk in group.chunks():
-            yield event({**head, "choices": [_choice(index, chunk, body)]})
-            if chunk.usage is not None:
-                usages.append((index, chunk.usage))
+        async for batch in group.batches():
+            choices = [_choice(index, chunk, body) for index, chunk in batch]
+            yield b"".join(event({**head, "choices": [choice]}) for choice in choices)
+            usages += [(index, chunk.usage) for index, chunk in batch if chunk.usage is not None]
         if include_usage:
             in_order = [usage for _, usage in sorted(usages, key=lambda pair: pair[0])]
             usage = usage_answer(total_usage(in_order, num_prompts=len(body.prompt)))

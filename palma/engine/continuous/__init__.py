@@ -12,7 +12,7 @@ from palma.engine.continuous.cpu_kernel import find_kernel
 from palma.engine.continuous.cpu_kernel.decoder import is_known
 from palma.engine.continuous.engine import ContinuousEngine
 from palma.engine.continuous.packed_linear import pack_linears
-from palma.engine.continuous.self_check import UnsupportedModel, check_model
+from palma.engine.continuous.self_check import CheckedModel, UnsupportedModel, check_model
 from palma.models.resources import available_bytes
 
 if TYPE_CHECKING:
@@ -32,15 +32,16 @@ def create_continuous_engine(
 ) -> ContinuousEngine:
     """Check the model, pack its layers, and size the KV cache by what a token costs.
 
-    The cache holds every running sequence at its full window where memory allows; it never
-    takes more than a share of what is free now. KV_CACHE_TOKENS asks for a size of its own.
+    The cache holds every running sequence at its full window where memory allows; together with
+    the states that some layers keep for each sequence it never takes more than a share of what
+    is free now. KV_CACHE_TOKENS asks for a size of its own.
 
     Raises:
         SettingsError: There is no memory for KV_CACHE_TOKENS.
         UnsupportedModel: This engine would not compute the model rightly, or not even one
             window of it fits.
     """
-    bytes_per_block = check_model(loaded.model).bytes_per_token * BLOCK_SIZE
+    checked = check_model(loaded.model)
     is_on_cpu = loaded.choice.device == "cpu"
     kernel = find_kernel() if is_on_cpu and settings.cpu_kernel else None
     if is_on_cpu:
@@ -52,11 +53,26 @@ def create_continuous_engine(
             keeps_small=kernel is None or not is_known(loaded.model),
         )
         logger.info(report.summary)
-    blocks_per_window = -(-loaded.max_model_len // BLOCK_SIZE)
-    num_wanted = settings.threads_max_workers * blocks_per_window
+    num_blocks = _num_blocks(settings, loaded, checked)
+    return ContinuousEngine(
+        loaded,
+        executor,
+        settings.threads_max_workers,
+        num_blocks=num_blocks,
+        block_size=BLOCK_SIZE,
+        kernel=kernel,
+        builds_kernel=is_on_cpu and settings.cpu_kernel and kernel is None,
+        weights=settings.weights,
+        splits_prompts=checked.splits_prompts,
+    )
+
+
+def _num_blocks(settings: Settings, loaded: LoadedModel, checked: CheckedModel) -> int:
+    """Return the blocks that every running sequence wants at its full window, or that fit."""
+    num_wanted = settings.threads_max_workers * -(-loaded.max_model_len // BLOCK_SIZE)
     kind = loaded.choice.device.partition(":")[0]
-    budget = available_bytes(loaded.choice.device) * MAX_SHARE_OF_FREE_MEMORY[kind]
-    num_possible = int(budget) // bytes_per_block
+    budget = int(available_bytes(loaded.choice.device) * MAX_SHARE_OF_FREE_MEMORY[kind])
+    num_possible = _num_possible_blocks(checked, budget, settings.threads_max_workers)
     if settings.kv_cache_tokens is not None:
         num_wanted = -(-settings.kv_cache_tokens // BLOCK_SIZE)
         if num_wanted > num_possible:
@@ -67,13 +83,15 @@ def create_continuous_engine(
     num_blocks = min(num_wanted, num_possible)
     if num_blocks < 1:
         raise UnsupportedModel("there is no memory for its KV cache")
-    return ContinuousEngine(
-        loaded,
-        executor,
-        settings.threads_max_workers,
-        num_blocks=num_blocks,
-        block_size=BLOCK_SIZE,
-        kernel=kernel,
-        builds_kernel=is_on_cpu and settings.cpu_kernel and kernel is None,
-        weights=settings.weights,
-    )
+    return num_blocks
+
+
+def _num_possible_blocks(checked: CheckedModel, budget: int, max_running: int) -> int:
+    """Return how many blocks fit into a budget of bytes beside the states.
+
+    A pass computes on copies of the states, so there is room for each twice. A model without
+    attention has blocks that count tokens and hold nothing.
+    """
+    budget = max(0, budget - 2 * max_running * checked.bytes_per_sequence)
+    bytes_per_block = checked.bytes_per_token * BLOCK_SIZE
+    return budget // bytes_per_block if bytes_per_block else budget

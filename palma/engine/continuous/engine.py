@@ -33,11 +33,13 @@ from palma.engine.base import (
 from palma.engine.continuous.adoption import KernelAdoption
 from palma.engine.continuous.block_pool import BlockPool
 from palma.engine.continuous.cpu_kernel import DecodeKernel, KernelBuild
+from palma.engine.continuous.hybrid_cache import StatePool, has_states
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
 from palma.engine.continuous.packed_linear import WeightFormat
 from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
+from palma.engine.likeliest import likeliest
 from palma.engine.mean_states import MeanStates
 from palma.engine.sampler import Choice, Sampler, report_prompt_logprobs
 
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     from palma.models.loader import LoadedModel
 
 logger = logging.getLogger(__name__)
+
+SAME_RESULTS = "the model computes the same through it as by itself"
+WHOLE_PROMPTS = "each prompt in one pass"
 
 
 class ContinuousEngine:
@@ -60,6 +65,7 @@ class ContinuousEngine:
         builds_kernel: Whether to build one meanwhile, and to take it into use.
         weights: The format that the linear layers were packed in.
         max_prefill_tokens: Most prompt tokens of a step; while others decode it is mostly less.
+        splits_prompts: Whether a prompt may be computed in several steps.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class ContinuousEngine:
         builds_kernel: bool = False,
         weights: WeightFormat = "as_loaded",
         max_prefill_tokens: int = 512,
+        splits_prompts: bool = True,
     ) -> None:
         self.info = EngineInfo(
             engine="continuous",
@@ -82,13 +89,16 @@ class ContinuousEngine:
             device=loaded.choice.device,
             dtype=loaded.choice.dtype,
             device_reason=loaded.choice.reason,
-            engine_reason="the model computes the same through it as by itself",
+            engine_reason=SAME_RESULTS if splits_prompts else f"{SAME_RESULTS}, {WHOLE_PROMPTS}",
             stop_token_ids=loaded.stop_token_ids,
             weights=loaded.weights,
         )
         self.tokenizer = loaded.tokenizer
-        self._runner = Runner(loaded.model, KVCache(num_blocks, block_size))
-        self._scheduler = Scheduler(BlockPool(num_blocks, block_size), max_running)
+        states = StatePool(loaded.model, max_running) if has_states(loaded.model) else None
+        self._runner = Runner(loaded.model, KVCache(num_blocks, block_size), states)
+        # A prefix is more than its blocks where layers keep states, and those are not kept.
+        pool = BlockPool(num_blocks, block_size, reuse_prefixes=states is None)
+        self._scheduler = Scheduler(pool, max_running, splits_prompts=splits_prompts)
         self._pacer = PrefillPacer(max_prefill_tokens)
         self._device = loaded.model.device
         self._num_threads = loaded.choice.num_threads
@@ -216,7 +226,8 @@ class ContinuousEngine:
                 rows.append(row)
         complete = [*decodes, *(chunk.sequence for chunk in chunks)]
         if rows:
-            self._choose_tokens([complete[row] for row in rows], logits[rows])
+            chosen = logits if len(rows) == len(complete) else logits[rows]
+            self._choose_tokens([complete[row] for row in rows], chosen)
 
     def _run(self) -> None:
         """The step loop; ends when the engine closes."""
@@ -337,21 +348,42 @@ class ContinuousEngine:
 
     def _choose_tokens(self, sequences: Rows[Sequence], logits: torch.Tensor) -> None:
         """Choose each sequence's next token from its row of (num_sequences, vocab_size)."""
-        greatest, likeliest = (found.tolist() for found in logits.max(dim=-1))
+        masks = self._take_masks(sequences)
+        found = likeliest(logits, [masks.get(sequence) for sequence in sequences])
+        choices: dict[Sequence, Choice] = {}
         for row, sequence in enumerate(sequences):
+            if sequence not in masks:
+                continue
+            sampler = self._samplers[sequence]
+            token_id, logit = found[row]
+            try:
+                if sampler.takes_likeliest and math.isfinite(logit):
+                    choices[sequence] = sampler.accept(token_id)
+                else:
+                    choices[sequence] = sampler.sample(logits[row])
+            except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
+                self._fail(sequence, error)
+        for sequence in choices:
+            self._samplers[sequence].prepare()
+        for sequence, choice in choices.items():
+            self._add_token(sequence, choice)
+
+    def _take_masks(self, sequences: Rows[Sequence]) -> dict[Sequence, bytes | None]:
+        """Return the masks of those that take their likeliest token, None for those that draw.
+
+        A sequence that wants no token, or whose mask is lost, ends here.
+        """
+        masks: dict[Sequence, bytes | None] = {}
+        for sequence in sequences:
             if sequence.request.sampling_params.max_tokens == 0:
                 self._end(sequence, TokenDelta(finish_reason="length"))
                 continue
             sampler = self._samplers[sequence]
             try:
-                if sampler.takes_argmax and math.isfinite(greatest[row]):
-                    choice = sampler.accept(likeliest[row])
-                else:
-                    choice = sampler.sample(logits[row])
+                masks[sequence] = sampler.allowed() if sampler.takes_likeliest else None
             except Exception as error:  # noqa: BLE001  # the engine's border: one sequence fails
                 self._fail(sequence, error)
-                continue
-            self._add_token(sequence, choice)
+        return masks
 
     def _add_token(self, sequence: Sequence, choice: Choice) -> None:
         sequence.token_ids.append(choice.token_id)

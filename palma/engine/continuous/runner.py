@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from array import array
 from collections.abc import Sequence as Rows
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from palma.engine.continuous.attention import (
 )
 from palma.engine.continuous.cpu_kernel import DecodeKernel
 from palma.engine.continuous.cpu_kernel.decoder import StepDecoder
+from palma.engine.continuous.hybrid_cache import StatePool
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
 from palma.engine.continuous.thread_chooser import ThreadChooser
@@ -31,13 +34,15 @@ class Runner:
     Args:
         model: In eval mode. Its attention is switched to ours until `close`.
         kv_cache: Where keys and values go.
+        state_pool: Where states go, if the model has any.
     """
 
-    def __init__(self, model: Any, kv_cache: KVCache) -> None:
+    def __init__(self, model: Any, kv_cache: KVCache, state_pool: StatePool | None = None) -> None:
         AttentionInterface.register(ATTENTION_NAME, paged_attention)
         self._model = model
         self._device = model.device
         self.kv_cache = kv_cache
+        self.state_pool = state_pool
         self._step_decoder: StepDecoder | None = None
         self._thread_chooser: ThreadChooser | None = None
         self.context = ForwardContext(kv_cache)
@@ -68,7 +73,7 @@ class Runner:
         positions = torch.arange(start, end)[None]
         self._begin([sequence], [end], positions)
         num_kept = chunk.num_tokens if all_logits else 1
-        return self._forward([sequence.token_ids[start:end]], num_kept)[0]
+        return self._forward([sequence], [sequence.token_ids[start:end]], num_kept)[0]
 
     @torch.inference_mode()
     def read(self, chunk: Chunk) -> torch.Tensor:
@@ -80,11 +85,13 @@ class Runner:
         sequence = chunk.sequence
         start, end = sequence.num_computed, sequence.num_computed + chunk.num_tokens
         self._begin([sequence], [end], torch.arange(start, end)[None])
-        return last_hidden_states(
-            self._model,
-            torch.tensor([sequence.token_ids[start:end]], device=self._device),
-            position_ids=self.context.positions,
-        )
+        with self._lend_states([sequence]) as cache_arguments:
+            return last_hidden_states(
+                self._model,
+                torch.tensor([sequence.token_ids[start:end]], device=self._device),
+                position_ids=self.context.positions,
+                **cache_arguments,
+            )
 
     @torch.inference_mode()
     def decode(self, sequences: Rows[Sequence]) -> torch.Tensor:
@@ -95,7 +102,7 @@ class Runner:
         """
         kv_lengths = [len(sequence.token_ids) for sequence in sequences]
         self._begin(sequences, kv_lengths, torch.tensor(kv_lengths)[:, None] - 1)
-        return self._forward([sequence.token_ids[-1:] for sequence in sequences])[:, 0]
+        return self._forward(sequences, [s.token_ids[-1:] for s in sequences])[:, 0]
 
     @property
     def has_step_decoder(self) -> bool:
@@ -159,13 +166,25 @@ class Runner:
             positions.to(self._device),
         )
 
-    def _forward(self, token_ids: list[list[int]], num_kept: int = 1) -> torch.Tensor:
+    def _lend_states(self, sequences: Rows[Sequence]) -> AbstractContextManager[dict[str, Any]]:
+        """Yield what the model is told about caches in one pass; see `StatePool.lend`."""
+        if self.state_pool is None:
+            return contextlib.nullcontext({"use_cache": False})
+        slots = [s.state_slot for s in sequences if s.state_slot is not None]
+        assert len(slots) == len(sequences), "only running sequences are computed"
+        is_first = any(sequence.num_computed == 0 for sequence in sequences)
+        return self.state_pool.lend(slots, is_first=is_first)
+
+    def _forward(
+        self, sequences: Rows[Sequence], token_ids: list[list[int]], num_kept: int = 1
+    ) -> torch.Tensor:
         """Return the logits after the last tokens: (num_rows, num_kept, vocab_size), float32."""
-        output = self._model(
-            input_ids=torch.tensor(token_ids, device=self._device),
-            position_ids=self.context.positions,
-            use_cache=False,
-            logits_to_keep=num_kept,
-        )
+        with self._lend_states(sequences) as cache_arguments:
+            output = self._model(
+                input_ids=torch.tensor(token_ids, device=self._device),
+                position_ids=self.context.positions,
+                logits_to_keep=num_kept,
+                **cache_arguments,
+            )
         logits: torch.Tensor = output.logits[:, -num_kept:].float()
         return logits

@@ -23,6 +23,7 @@ class Sequence:
         token_ids: Prompt and completion.
         num_computed: Tokens from the start whose keys and values are in the cache.
         block_table: The blocks that hold them, in order.
+        state_slot: Where its states are, in models that have some; None while it waits.
         num_cached: Of these, tokens that were found there and not computed, at first admission.
         arrival: The order in which sequences came; it survives preemption.
         prompt_logprobs: What is known so far of the prompt's tokens; None once it was told, or
@@ -35,6 +36,7 @@ class Sequence:
     token_ids: list[int]
     num_computed: int = 0
     block_table: list[int] = field(default_factory=list)
+    state_slot: int | None = None
     num_cached: int | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
 
@@ -86,17 +88,20 @@ class Batch:
 
 
 class Scheduler:
-    """Keeps sequences in order and gives them blocks.
+    """Keeps sequences in order and gives them blocks and slots.
 
     Args:
         pool: Where the blocks come from.
-        max_running: Most sequences that compute at once.
+        max_running: Most sequences that compute at once; as many slots there are for states.
+        splits_prompts: Whether a prompt may be computed in several steps.
     """
 
-    def __init__(self, pool: BlockPool, max_running: int) -> None:
+    def __init__(self, pool: BlockPool, max_running: int, *, splits_prompts: bool = True) -> None:
         self.pool = pool
         self.running: list[Sequence] = []
         self._max_running = max_running
+        self._splits_prompts = splits_prompts
+        self._free_slots = list(range(max_running - 1, -1, -1))
         self._waiting: list[tuple[tuple[int, int], Sequence]] = []
         self._arrivals = itertools.count()
 
@@ -119,13 +124,13 @@ class Scheduler:
         return sequence
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and its blocks back."""
+        """Take a sequence out, wherever it is, and its blocks and slot back."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
             self._waiting = [entry for entry in self._waiting if entry[1] is not sequence]
             heapq.heapify(self._waiting)
-        self._take_blocks_back(sequence)
+        self._take_room_back(sequence)
 
     def schedule(self, max_prefill_tokens: int) -> Batch:
         """Return the work of the next step; every sequence in it has the blocks it needs.
@@ -162,7 +167,9 @@ class Scheduler:
             admitted = self._admit()
             if admitted is None:
                 break
-            num_tokens = min(budget, admitted.num_uncomputed)
+            num_tokens = admitted.num_uncomputed
+            if self._splits_prompts:
+                num_tokens = min(budget, num_tokens)
             chunks.append(Chunk(admitted, num_tokens))
             budget -= num_tokens
         return chunks
@@ -177,6 +184,7 @@ class Scheduler:
             return None
         heapq.heappop(self._waiting)
         sequence.block_table = shared + [self.pool.allocate() for _ in range(num_needed)]
+        sequence.state_slot = self._free_slots.pop()
         sequence.num_computed = len(shared) * self.pool.block_size
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
@@ -205,10 +213,13 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Send a sequence back to the queue; its tokens are kept and computed again later."""
         self.running.remove(sequence)
-        self._take_blocks_back(sequence)
+        self._take_room_back(sequence)
         heapq.heappush(self._waiting, (sequence.rank, sequence))
 
-    def _take_blocks_back(self, sequence: Sequence) -> None:
+    def _take_room_back(self, sequence: Sequence) -> None:
+        if sequence.state_slot is not None:
+            self._free_slots.append(sequence.state_slot)
+            sequence.state_slot = None
         self.pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed = 0

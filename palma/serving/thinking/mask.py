@@ -60,6 +60,11 @@ class PreludeMask:
             self.is_free = self._answer.is_free
             self.is_complete = self._answer.is_complete
 
+    def prepare(self) -> None:
+        """Begin with the next mask; see `TokenMask.prepare`."""
+        if self._answer is not None:
+            self._answer.prepare()
+
 
 @dataclass(frozen=True, slots=True)
 class SpelledFormat:

@@ -6,9 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-import openai
-
 from tests.live_server import LiveServer
+from tests.strict_clients import strict_openai_client
 
 PATH = "/v1/responses"
 
@@ -31,12 +30,7 @@ WHOLE_STREAM = [
 @contextlib.contextmanager
 def sdk(server: LiveServer) -> Iterator[Any]:
     """Open the official client; it has too many types of items to be typed here."""
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as client:
+    with strict_openai_client(server) as client:
         yield client
 
 
@@ -48,6 +42,17 @@ def ask(client: Any, content: Any, **kwargs: Any) -> Any:
 def ask_palmita(client: Any, content: Any, **kwargs: Any) -> Any:
     """Ask the bundled model for its likeliest answer."""
     return ask(client, content, model="palmita", temperature=0, **kwargs)
+
+
+def assert_refused_by_name(server: LiveServer, fields: dict[str, Any], param: str) -> None:
+    """Ask with some fields; the answer must be 400 and name the one at fault."""
+    response = server.post(PATH, {"model": "mock", "input": "say x", **fields})
+
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert error["param"] == param
+    assert param in error["message"]
+    assert error["type"] == "invalid_request_error"
 
 
 def texts(items: Any) -> list[str]:

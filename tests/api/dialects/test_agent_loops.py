@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from tests.live_server import LiveServer, user
 from tests.scripted_agent import call_text
+from tests.strict_clients import strict_openai_client
 
 QUESTION = "How high are they?"
 
@@ -96,24 +97,15 @@ class ResponsesAgent:
 AGENTS = [ChatAgent, ResponsesAgent]
 
 
-def new_client(server: LiveServer) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        _strict_response_validation=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def mock(mock_server: LiveServer) -> Iterator[openai.OpenAI]:
-    with new_client(mock_server) as client:
+    with strict_openai_client(mock_server) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def palmita(palmita_server: LiveServer) -> Iterator[openai.OpenAI]:
-    with new_client(palmita_server) as client:
+    with strict_openai_client(palmita_server) as client:
         yield client
 
 

@@ -12,6 +12,7 @@ from palma.api.dialects.anthropic.bodies import MessagesBody
 from palma.api.fields import NeutralOnly
 from tests.live_server import LiveServer, running_server, unharmed_neighbour, user, wait_until
 from tests.spy_engine import MAX_STEPS_AFTER_CANCEL, Spy
+from tests.strict_clients import strict_anthropic_client
 
 PATH = "/v1/messages"
 
@@ -23,21 +24,15 @@ NEUTRAL_VALUES = {
 }
 
 
-def new_client(server: LiveServer, api_key: str = "unused") -> anthropic.Anthropic:
-    return anthropic.Anthropic(
-        base_url=server.url, api_key=api_key, max_retries=0, _strict_response_validation=True
-    )
-
-
 @pytest.fixture(scope="module")
 def client(mock_server: LiveServer) -> Iterator[anthropic.Anthropic]:
-    with new_client(mock_server) as client:
+    with strict_anthropic_client(mock_server) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def palmita(palmita_server: LiveServer) -> Iterator[anthropic.Anthropic]:
-    with new_client(palmita_server) as client:
+    with strict_anthropic_client(palmita_server) as client:
         yield client
 
 
@@ -143,7 +138,7 @@ def test_stop_reason_tells_max_tokens_from_a_full_window(
 ) -> None:
     cut = ask(client, "count to 9", max_tokens=2)
     nothing = ask(client, "count to 9", max_tokens=0)
-    with running_server(max_model_len=64) as server, new_client(server) as small:
+    with running_server(max_model_len=64) as server, strict_anthropic_client(server) as small:
         full = ask(small, "count to 900", max_tokens=1000)
 
     assert (cut.content[0].text, cut.stop_reason) == ("1 2 ", "max_tokens")
@@ -155,7 +150,7 @@ def test_stop_reason_tells_max_tokens_from_a_full_window(
 
 def test_text_blocks_are_joined_and_turns_of_one_role_are_merged() -> None:
     spy = Spy()
-    with running_server(load=spy.load) as server, new_client(server) as client:
+    with running_server(load=spy.load) as server, strict_anthropic_client(server) as client:
         client.messages.create(
             model="mock",
             max_tokens=9,
@@ -304,10 +299,10 @@ def test_an_unknown_model_is_not_found(client: anthropic.Anthropic) -> None:
 
 def test_the_key_comes_in_anthropics_header() -> None:
     with running_server(api_key="secret") as server:
-        with new_client(server, "secret") as client:
+        with strict_anthropic_client(server, "secret") as client:
             assert ask(client, "count to 1").content[0].text == "1 "
         with (
-            new_client(server, "wrong") as client,
+            strict_anthropic_client(server, "wrong") as client,
             pytest.raises(anthropic.AuthenticationError) as caught,
         ):
             ask(client, "hi")
@@ -352,7 +347,7 @@ def test_a_client_that_leaves_stops_the_work() -> None:
     spy = Spy()
     with running_server(load=spy.load) as server:
         with (
-            new_client(server) as client,
+            strict_anthropic_client(server) as client,
             client.messages.stream(
                 model="mock",
                 max_tokens=10_000,

@@ -11,34 +11,17 @@ import pytest
 from tests.live_server import LiveServer, running_server, user
 from tests.scripted_agent import call_text
 from tests.spy_engine import Spy
-from tests.thinking_models import OVER, load_random_thinker, thinking_mock
+from tests.strict_clients import strict_anthropic_client
+from tests.thinking_models import OVER, THOUGHT, load_random_thinker
 
 PATH = "/v1/messages"
 
-THOUGHT = "say <think>\nHm, hm.\n</think>\n\n"
 ENABLED = {"type": "enabled", "budget_tokens": 10}
 
 
-def new_client(server: LiveServer) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
-        base_url=server.url, api_key="unused", max_retries=0, _strict_response_validation=True
-    )
-
-
 @pytest.fixture(scope="module")
-def spy() -> Spy:
-    return thinking_mock()
-
-
-@pytest.fixture(scope="module")
-def server(spy: Spy) -> Iterator[LiveServer]:
-    with running_server(load=spy.load) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: LiveServer) -> Iterator[anthropic.Anthropic]:
-    with new_client(server) as client:
+def client(thinking_server: LiveServer) -> Iterator[anthropic.Anthropic]:
+    with strict_anthropic_client(thinking_server) as client:
         yield client
 
 
@@ -85,8 +68,8 @@ def test_a_thought_comes_before_a_call_too(client: anthropic.Anthropic) -> None:
     assert message.content[1].input == {"far": True}
 
 
-def test_a_thought_streams_and_is_signed_with_nothing(server: LiveServer) -> None:
-    events = server.events(PATH, body(f"{THOUGHT}Hi.", stream=True))
+def test_a_thought_streams_and_is_signed_with_nothing(thinking_server: LiveServer) -> None:
+    events = thinking_server.events(PATH, body(f"{THOUGHT}Hi.", stream=True))
 
     first = [event for event in events if event.get("index") == 0]
     assert first[0]["content_block"] == {"type": "thinking", "thinking": "", "signature": ""}
@@ -106,30 +89,35 @@ def test_thoughts_that_are_omitted_leave_an_empty_block(client: anthropic.Anthro
     assert omitted.usage.output_tokens == shown.usage.output_tokens
 
 
-def test_thoughts_may_be_sent_back_as_they_came(client: anthropic.Anthropic, spy: Spy) -> None:
+def test_thoughts_may_be_sent_back_as_they_came(
+    client: anthropic.Anthropic, thinking_spy: Spy
+) -> None:
     first = ask(client, f"{THOUGHT}Hi.")
 
     ask(client, [*user("hi"), first.to_param(), *user("say more")])
 
-    assert "Hm, hm." in spy.submitted[-1].prompt
+    assert "Hm, hm." in thinking_spy.submitted[-1].prompt
 
 
 def test_thinking_is_turned_off_where_the_request_says_so(
-    client: anthropic.Anthropic, spy: Spy
+    client: anthropic.Anthropic, thinking_spy: Spy
 ) -> None:
     for thinking, is_over in (({"type": "adaptive"}, False), ({"type": "disabled"}, True)):
         asked = body("say hi", thinking=thinking)
         message = client.messages.create(**asked)
         del asked["max_tokens"]
 
-        assert spy.submitted[-1].prompt.endswith(OVER) == is_over
+        assert thinking_spy.submitted[-1].prompt.endswith(OVER) == is_over
         counted = client.messages.count_tokens(**asked).input_tokens
         assert counted == message.usage.input_tokens
         assert [block.type for block in message.content] == ["text"]
 
 
 def test_a_budget_bounds_the_thoughts_of_a_model_that_has_no_end() -> None:
-    with running_server(load=load_random_thinker) as server, new_client(server) as client:
+    with (
+        running_server(load=load_random_thinker) as server,
+        strict_anthropic_client(server) as client,
+    ):
         for budget in (5, 20):
             thinking = {"type": "enabled", "budget_tokens": budget}
             message = ask(

@@ -12,6 +12,7 @@ import pytest
 
 from tests.live_server import LiveServer, running_server, user
 from tests.scripted_agent import call_text, following
+from tests.strict_clients import strict_anthropic_client
 from tests.structured_models import random_engine
 
 PATH = "/v1/messages"
@@ -41,15 +42,9 @@ CLOCK: dict[str, Any] = {
 TOOLS = [WEATHER, CLOCK]
 
 
-def new_client(server: LiveServer) -> anthropic.Anthropic:
-    return anthropic.Anthropic(
-        base_url=server.url, api_key="unused", max_retries=0, _strict_response_validation=True
-    )
-
-
 @pytest.fixture(scope="module")
 def client(mock_server: LiveServer) -> Iterator[anthropic.Anthropic]:
-    with new_client(mock_server) as client:
+    with strict_anthropic_client(mock_server) as client:
         yield client
 
 
@@ -185,7 +180,7 @@ def test_an_agent_calls_tools_in_three_turns_and_then_answers(stream: bool) -> N
             "content": [{"type": "text", "text": "31 "}, {"type": "text", "text": "degrees"}]
         },
     }
-    with running_server(load=spy.load) as server, new_client(server) as client:
+    with running_server(load=spy.load) as server, strict_anthropic_client(server) as client:
         turns = run_agent(client, results, stream=stream)
 
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 4
@@ -206,7 +201,7 @@ def test_the_clients_own_runner_goes_on_until_nothing_is_called(stream: bool) ->
         """Tell the time."""
         return f"noon in {zone}"
 
-    with running_server(load=spy.load) as server, new_client(server) as client:
+    with running_server(load=spy.load) as server, strict_anthropic_client(server) as client:
         runner: Any = client.beta.messages.tool_runner(
             model="mock",
             max_tokens=200,
@@ -236,7 +231,7 @@ def test_a_result_of_several_calls_says_which_failed_and_text_may_follow() -> No
         {"role": "assistant", "content": [{"type": "text", "text": "Wait."}, *calls]},
         {"role": "user", "content": [*results, {"type": "text", "text": "Hurry!"}]},
     ]
-    with running_server(load=spy.load) as server, new_client(server) as client:
+    with running_server(load=spy.load) as server, strict_anthropic_client(server) as client:
         ask(client, turns)
 
     prompt = spy.submitted[0].prompt
@@ -352,7 +347,7 @@ def random_client(request: pytest.FixtureRequest) -> Iterator[anthropic.Anthropi
     def load(settings: Any, executor: Any) -> Any:
         return random_engine(request.param, executor, settings.threads_max_workers)
 
-    with running_server(load=load) as server, new_client(server) as client:
+    with running_server(load=load) as server, strict_anthropic_client(server) as client:
         yield client
 
 

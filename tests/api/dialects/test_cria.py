@@ -106,6 +106,8 @@ def test_logit_bias_may_name_texts_instead_of_token_ids(
         ("repeat_last_n", {"repeat_last_n": 64}),
         ("repeat_last_n", {"repeat_penalty": 1.1, "repeat_last_n": -2}),
         ("logit_bias_type", {"logit_bias_type": "words", "logit_bias": {"a": 1}}),
+        ("logit_bias_type", {"logit_bias_type": "tokens"}),
+        ("min_tokens", {"min_tokens": 4, "max_tokens": 3}),
         ("logit_bias", {"logit_bias": {"a": 1}}),
         ("logit_bias", {"logit_bias": {"a": 1}, "logit_bias_type": "input_ids"}),
         ("logit_bias", {"logit_bias": {"": 1}, "logit_bias_type": "tokens"}),

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from tests.live_server import LiveServer, running_server, unharmed_neighbour, user, wait_until
+from tests.strict_clients import strict_openai_client
 
 PATH = "/v1/chat/completions"
 MODELS = "; ".join(f"model_id=palmita model_name={name}" for name in ("chief", "one", "two"))
@@ -22,12 +23,7 @@ def server() -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def client(server: LiveServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        _strict_response_validation=True,
-    ) as client:
+    with strict_openai_client(server) as client:
         yield client
 
 

@@ -8,22 +8,15 @@ from typing import Any
 import ollama
 import pytest
 
-from tests.live_server import LiveServer, running_server, user
+from tests.live_server import LiveServer, user
 from tests.scripted_agent import call_text
 from tests.spy_engine import Spy
-from tests.thinking_models import OVER, thinking_mock
-
-THOUGHT = "say <think>\nHm, hm.\n</think>\n\n"
+from tests.thinking_models import OVER, THOUGHT
 
 
 @pytest.fixture(scope="module")
-def spy() -> Spy:
-    return thinking_mock()
-
-
-@pytest.fixture(scope="module")
-def client(spy: Spy) -> Iterator[ollama.Client]:
-    with running_server(load=spy.load) as server, ollama.Client(server.url) as client:
+def client(thinking_server: LiveServer) -> Iterator[ollama.Client]:
+    with ollama.Client(thinking_server.url) as client:
         yield client
 
 
@@ -51,7 +44,9 @@ def test_a_completion_says_thoughts_apart_streamed_or_not(client: ollama.Client)
     assert "".join(part.thinking or "" for part in parts) == whole.thinking
 
 
-def test_thoughts_come_before_calls_and_may_be_sent_back(client: ollama.Client, spy: Spy) -> None:
+def test_thoughts_come_before_calls_and_may_be_sent_back(
+    client: ollama.Client, thinking_spy: Spy
+) -> None:
     tool = {"type": "function", "function": {"name": "look"}}
     asked = user(THOUGHT + call_text("look"))
     first = client.chat(model="mock", messages=asked, tools=[tool]).message
@@ -62,7 +57,7 @@ def test_thoughts_come_before_calls_and_may_be_sent_back(client: ollama.Client, 
     second = client.chat(model="mock", messages=[*asked, first, result], tools=[tool])
 
     assert second.message.content == "seen"
-    assert "assistant: <think>\nHm, hm." in spy.submitted[-1].prompt
+    assert "assistant: <think>\nHm, hm." in thinking_spy.submitted[-1].prompt
 
 
 @pytest.mark.parametrize(
@@ -70,12 +65,12 @@ def test_thoughts_come_before_calls_and_may_be_sent_back(client: ollama.Client, 
     [(None, False), (True, False), ("low", False), ("high", False), (False, True)],
 )
 def test_think_turns_it_on_and_off(
-    client: ollama.Client, spy: Spy, think: Any, is_over: bool
+    client: ollama.Client, thinking_spy: Spy, think: Any, is_over: bool
 ) -> None:
     client.chat(model="mock", messages=user("hi"), think=think)
     client.generate(model="mock", prompt="hi", think=think)
 
-    assert [s.prompt.endswith(OVER) for s in spy.submitted[-2:]] == [is_over] * 2
+    assert [s.prompt.endswith(OVER) for s in thinking_spy.submitted[-2:]] == [is_over] * 2
 
 
 def test_a_model_that_cannot_think_refuses_by_name(mock_server: LiveServer) -> None:

@@ -208,6 +208,12 @@ def test_logprobs_cover_the_text_streamed_or_not(client: openai.OpenAI) -> None:
     assert [token.to_dict() for token in streamed] == [token.to_dict() for token in tokens]
 
 
+def test_no_rivals_come_where_none_are_asked_for(client: openai.OpenAI) -> None:
+    (choice,) = ask(client, "count to 2", logprobs=True).choices
+
+    assert [token.top_logprobs for token in choice.logprobs.content] == [[], []]
+
+
 def test_models_are_listed_and_retrieved(client: openai.OpenAI) -> None:
     (model,) = client.models.list().data
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from types import SimpleNamespace
 from typing import Any
 
 from palma.api.dialects.openai_chat.answers import AnswerStyle
-from palma.api.dialects.openai_chat.events import ChoiceEvents
+from palma.api.dialects.openai_chat.events import ChoiceEvents, chat_events
 from palma.api.openai_shapes import usage_answer
-from palma.core.types import ScoredToken, TextChunk, TokenText, ToolCallDelta, Usage
+from palma.core.types import (
+    GenerationRequest,
+    ScoredToken,
+    TextChunk,
+    TokenText,
+    ToolCallDelta,
+    Usage,
+)
+from palma.serving.generation import Generation
+from palma.serving.group import GenerationGroup
 
 CALLS = (
     ToolCallDelta(0, "a", "f", '{"x":'),
@@ -73,3 +85,28 @@ def test_usage_tells_how_many_tokens_were_thoughts() -> None:
 
     assert usage["completion_tokens"] == 7
     assert usage["completion_tokens_details"] == {"reasoning_tokens": 3}
+
+
+async def _events_of_two(first: Usage, second: Usage) -> list[bytes]:
+    """Return the events of two answers, of which the second ends before the first."""
+    card, engine = SimpleNamespace(model_id="m"), SimpleNamespace(cancel=lambda _: None)
+    served: Any = SimpleNamespace(card=card, engine=engine)
+    one, other = (Generation(GenerationRequest("r"), served, name) for name in "ab")
+    stream = chat_events(GenerationGroup([one, other]), AnswerStyle(), include_usage=True)
+    other.push(TextChunk("x", "stop", second))
+    events = []
+    async for event in stream:
+        events.append(event)
+        if b'"finish_reason":"stop"' in event:
+            one.push(TextChunk("x", "stop", first))
+    return events
+
+
+def test_the_cached_tokens_of_a_prompt_are_those_of_the_first_answer() -> None:
+    first, second = Usage(5, 2, num_cached_tokens=0), Usage(5, 1, num_cached_tokens=4)
+
+    *_, last, _ = asyncio.run(_events_of_two(first, second))
+
+    usage = json.loads(last.removeprefix(b"data: "))["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert usage["completion_tokens"] == 3

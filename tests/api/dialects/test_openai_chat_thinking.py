@@ -16,38 +16,18 @@ from palma.engine.base import Engine
 from tests.live_server import LiveServer, running_server, user
 from tests.scripted_agent import call_text
 from tests.spy_engine import Spy
+from tests.strict_clients import strict_openai_client
 from tests.structured_models import random_engine
-from tests.thinking_models import OVER, load_random_thinker, thinking_mock
+from tests.thinking_models import OVER, THOUGHT, load_random_thinker
 
 PATH = "/v1/chat/completions"
-THOUGHT = "say <think>\nHm, hm.\n</think>\n\n"
 STEPS = "<plan><goal>{goal}</goal><step>{one}</step><!-- more --></plan>"
 FILLED = re.compile(r"<plan>\n  <goal>[^<]+</goal>(\n  <step>[^<]+</step>)+\n</plan>")
 
 
-def new_client(server: LiveServer) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=f"{server.url}/v1",
-        api_key="unused",
-        max_retries=0,
-        _strict_response_validation=True,
-    )
-
-
 @pytest.fixture(scope="module")
-def spy() -> Spy:
-    return thinking_mock()
-
-
-@pytest.fixture(scope="module")
-def server(spy: Spy) -> Iterator[LiveServer]:
-    with running_server(load=spy.load) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: LiveServer) -> Iterator[openai.OpenAI]:
-    with new_client(server) as client:
+def client(thinking_server: LiveServer) -> Iterator[openai.OpenAI]:
+    with strict_openai_client(thinking_server) as client:
         yield client
 
 
@@ -63,7 +43,7 @@ def random_server() -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="module")
 def random_client(random_server: LiveServer) -> Iterator[openai.OpenAI]:
-    with new_client(random_server) as client:
+    with strict_openai_client(random_server) as client:
         yield client
 
 
@@ -138,11 +118,11 @@ def test_thinking_comes_before_calls_and_stop_strings_are_not_for_it(
     ],
 )
 def test_thinking_is_turned_on_and_off(
-    client: openai.OpenAI, spy: Spy, fields: dict[str, Any], is_over: bool
+    client: openai.OpenAI, thinking_spy: Spy, fields: dict[str, Any], is_over: bool
 ) -> None:
     ask(client, "say hi", extra_body=fields)
 
-    assert spy.submitted[-1].prompt.endswith(OVER) == is_over
+    assert thinking_spy.submitted[-1].prompt.endswith(OVER) == is_over
 
 
 @pytest.mark.parametrize(
@@ -194,9 +174,9 @@ def test_not_to_think_is_nothing_to_ask_of_a_model_that_does_not(mock_server: Li
     ],
 )
 def test_what_cannot_be_is_refused_by_name(
-    server: LiveServer, fields: dict[str, Any], param: str
+    thinking_server: LiveServer, fields: dict[str, Any], param: str
 ) -> None:
-    assert refusal(server, **fields)["param"] == param
+    assert refusal(thinking_server, **fields)["param"] == param
 
 
 @pytest.mark.parametrize(
@@ -224,8 +204,8 @@ def test_a_template_that_is_none_is_refused_with_the_reason(
     assert reason in error["message"]
 
 
-def test_a_template_in_the_tags_of_the_model_is_refused(server: LiveServer) -> None:
-    error = refusal(server, thinking_template="<think>{what}</think>")
+def test_a_template_in_the_tags_of_the_model_is_refused(thinking_server: LiveServer) -> None:
+    error = refusal(thinking_server, thinking_template="<think>{what}</think>")
 
     assert "</think> ends" in error["message"]
 
@@ -241,12 +221,12 @@ def test_a_filled_template_is_the_reasoning_and_not_the_content(
     assert (message.reasoning_content, message.content) == (filled, "So.")
 
 
-def test_the_model_is_shown_the_template(client: openai.OpenAI, spy: Spy) -> None:
+def test_the_model_is_shown_the_template(client: openai.OpenAI, thinking_spy: Spy) -> None:
     template = {"thinking_template": "<a>{b}</a>"}
 
     ask(client, "say <think><a>b</a></think>\n\nSo.", extra_body=template)
 
-    assert "<a>{b}</a>" in spy.submitted[-1].prompt
+    assert "<a>{b}</a>" in thinking_spy.submitted[-1].prompt
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -317,7 +297,7 @@ def test_a_budget_too_small_for_the_tags_is_refused_with_both_figures(
 
 
 def test_a_budget_ends_thinking_in_tags_and_the_form_follows() -> None:
-    with running_server(load=load_random_thinker) as server, new_client(server) as client:
+    with running_server(load=load_random_thinker) as server, strict_openai_client(server) as client:
         for budget in (5, 20):
             fields = {"thinking_budget": budget, "choice": ["yes", "no"]}
             completion = ask(client, "hi", max_tokens=100, extra_body=fields)
@@ -332,5 +312,5 @@ def test_a_budget_ends_thinking_in_tags_and_the_form_follows() -> None:
         assert completion.choices[0].message.content == "yes"
 
 
-def test_the_mock_engine_refuses_a_budget_as_it_follows_none(server: LiveServer) -> None:
-    assert refusal(server, thinking_budget=5)["param"] == "thinking_budget"
+def test_the_mock_engine_refuses_a_budget_as_it_follows_none(thinking_server: LiveServer) -> None:
+    assert refusal(thinking_server, thinking_budget=5)["param"] == "thinking_budget"

@@ -16,6 +16,7 @@ from tests.api.dialects.responses_client import (
     WHOLE_STREAM,
     ask,
     ask_palmita,
+    assert_refused_by_name,
     sdk,
     texts,
 )
@@ -303,6 +304,9 @@ def test_a_client_that_leaves_while_it_waits_ends_its_generation(mock_server: Li
         ({"prompt": {"id": "x"}}, "prompt"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"top_logprobs": 2}, "top_logprobs"),
+        ({"include": LOGPROBS * 17}, "include"),
+        ({"input": [{"role": "user", "content": [{}] * 200}]}, "input.0.content.0.type"),
+        ({"input": [{"type": "reasoning", "content": [1] * 200}]}, "input.0.content.0"),
         ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
         (
             {"stream": True, "stream_options": {"include_obfuscation": True}},
@@ -318,13 +322,7 @@ def test_a_client_that_leaves_while_it_waits_ends_its_generation(mock_server: Li
 def test_what_would_have_no_effect_is_refused_by_name(
     mock_server: LiveServer, fields: dict[str, Any], param: str
 ) -> None:
-    response = mock_server.post(PATH, {"model": "mock", "input": "say x", **fields})
-
-    assert response.status_code == 400, response.text
-    error = response.json()["error"]
-    assert error["param"] == param
-    assert param in error["message"]
-    assert error["type"] == "invalid_request_error"
+    assert_refused_by_name(mock_server, fields, param)
 
 
 def test_an_unknown_model_is_404_with_its_code(client: Any) -> None:

@@ -13,9 +13,7 @@ from tests.api.dialects.responses_client import LOGPROBS, PATH, WHOLE_STREAM, as
 from tests.live_server import LiveServer, running_server, wait_until
 from tests.scripted_agent import call_text
 from tests.spy_engine import Spy
-from tests.thinking_models import OVER, load_random_thinker, thinking_mock
-
-THOUGHT = "say <think>\nHm, hm.\n</think>\n\n"
+from tests.thinking_models import OVER, THOUGHT, load_random_thinker
 
 LOOK = {
     "type": "function",
@@ -35,19 +33,8 @@ THINKING = [
 
 
 @pytest.fixture(scope="module")
-def spy() -> Spy:
-    return thinking_mock()
-
-
-@pytest.fixture(scope="module")
-def server(spy: Spy) -> Iterator[LiveServer]:
-    with running_server(load=spy.load) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def client(server: LiveServer) -> Iterator[Any]:
-    with sdk(server) as client:
+def client(thinking_server: LiveServer) -> Iterator[Any]:
+    with sdk(thinking_server) as client:
         yield client
 
 
@@ -110,7 +97,7 @@ def test_thoughts_that_are_cut_off_are_incomplete(client: Any) -> None:
 
 
 @pytest.mark.parametrize("keeps", ["nothing", "responses", "conversation"])
-def test_the_model_sees_what_it_thought(client: Any, spy: Spy, keeps: str) -> None:
+def test_the_model_sees_what_it_thought(client: Any, thinking_spy: Spy, keeps: str) -> None:
     conversation = client.conversations.create()
     joins = {"conversation": conversation.id} if keeps == "conversation" else {}
     first = ask(client, f"{THOUGHT}Hi.", **joins)
@@ -119,7 +106,7 @@ def test_the_model_sees_what_it_thought(client: Any, spy: Spy, keeps: str) -> No
 
     second = ask(client, [*([] if before else first.output), question], **before)
 
-    prompt = spy.submitted[-1].prompt
+    prompt = thinking_spy.submitted[-1].prompt
     assert "assistant: <think>\nHm, hm.\n</think>\n\nHi." in " ".join(prompt.split("\0"))
     items = list(client.responses.input_items.list(second.id, order="asc"))
     thoughts = next(item for item in items if item.type == "reasoning")
@@ -156,11 +143,11 @@ def test_log_probabilities_are_those_of_the_message(client: Any) -> None:
     ("effort", "is_over"), [("none", True), (None, False), ("low", False), ("high", False)]
 )
 def test_effort_says_whether_to_think(
-    client: Any, spy: Spy, effort: str | None, is_over: bool
+    client: Any, thinking_spy: Spy, effort: str | None, is_over: bool
 ) -> None:
     response = ask(client, f"say {effort}", reasoning={"effort": effort})
 
-    assert spy.only(f"say {effort}").prompt.endswith(OVER) == is_over
+    assert thinking_spy.only(f"say {effort}").prompt.endswith(OVER) == is_over
     assert response.reasoning.effort == effort
 
 

@@ -17,7 +17,13 @@ from palma.core.types import FinishReason
 from palma.engine.base import TokenDelta
 from palma.engine.mock import MockEngine
 from palma.engine.thread_scheduler import Sequence
-from tests.api.dialects.responses_client import PATH, WHOLE_STREAM, ask, ask_palmita, sdk
+from tests.api.dialects.responses_client import (
+    WHOLE_STREAM,
+    ask,
+    ask_palmita,
+    assert_refused_by_name,
+    sdk,
+)
 from tests.live_server import LiveServer, running_server, unharmed_neighbour, wait_until
 from tests.spy_engine import Spy
 
@@ -476,12 +482,7 @@ def test_turns_with_calls_are_dropped_as_a_whole() -> None:
 def test_what_cannot_be_called_is_refused_by_name(
     mock_server: LiveServer, fields: dict[str, Any], param: str
 ) -> None:
-    response = mock_server.post(PATH, {"model": "mock", "input": "say x", **fields})
-
-    assert response.status_code == 400, response.text
-    error = response.json()["error"]
-    assert error["param"] == param
-    assert param in error["message"]
+    assert_refused_by_name(mock_server, fields, param)
 
 
 def test_a_schema_that_cannot_be_held_is_refused_by_its_tools_name(palmita: Any) -> None:

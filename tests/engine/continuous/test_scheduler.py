@@ -46,6 +46,9 @@ def step(scheduler: Scheduler, max_prefill_tokens: int = 4) -> list[str]:
                 scheduler.remove(sequence)
                 ended.append(sequence.request.request_id)
     scheduler.pool.check([sequence.block_table for sequence in scheduler.running])
+    slots = [sequence.state_slot for sequence in scheduler.running]
+    assert None not in slots
+    assert len(set(slots)) == len(slots), "two sequences have one slot"
     return ended
 
 
@@ -64,6 +67,31 @@ def test_a_long_prompt_is_cut_and_others_decode_beside_it() -> None:
         step(scheduler)
         assert long.num_computed == num_computed
         assert short.num_completion_tokens == num_before + 1
+
+
+def test_a_prompt_that_may_not_be_cut_is_computed_in_one_step() -> None:
+    scheduler = Scheduler(BlockPool(100, BLOCK_SIZE), max_running=4, splits_prompts=False)
+    first, second = add(scheduler, "first", 11), add(scheduler, "second", 2)
+
+    chunks = scheduler.schedule(4).prefills
+
+    assert [(chunk.sequence, chunk.num_tokens) for chunk in chunks] == [(first, 11)]
+    assert second.state_slot is None
+
+
+def test_a_slot_is_a_sequence_s_own_until_it_ends() -> None:
+    scheduler = Scheduler(BlockPool(100, BLOCK_SIZE), max_running=2)
+    first, second = add(scheduler, "first", 2), add(scheduler, "second", 2)
+    third = add(scheduler, "third", 2)
+    step(scheduler)
+    slots = {first.state_slot, second.state_slot}
+
+    scheduler.remove(first)
+    step(scheduler)
+
+    assert slots == {0, 1}
+    assert {second.state_slot, third.state_slot} == slots
+    assert first.state_slot is None
 
 
 def test_sequences_start_in_the_order_they_came_and_priority_goes_before_it() -> None:
@@ -147,3 +175,7 @@ def test_everybody_ends_and_every_block_comes_back(
     assert not scheduler.has_work, "somebody starves"
     assert sorted([*ended, *cancelled]) == sorted(str(n) for n in range(len(arrivals)))
     scheduler.pool.check([])
+    for number in range(max_running):
+        add(scheduler, f"after-{number}", 1)
+    step(scheduler, max_running)
+    assert {s.state_slot for s in scheduler.running} == set(range(max_running)), "a slot is lost"

@@ -377,6 +377,9 @@ class Anything:
     def commit(self, token_id: int) -> None:
         pass
 
+    def prepare(self) -> None:
+        pass
+
 
 class ScriptedTokenizer(MockTokenizer):
     """A vocabulary of these texts, which takes the longest that fits."""

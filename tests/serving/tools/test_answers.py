@@ -252,9 +252,9 @@ def required(count: int) -> list[ToolUse]:
 
 
 def test_required_and_named_calls_are_what_the_tools_schemas_describe(engine: Engine) -> None:
-    ends = check_uses(engine, required(NUM_QUICK))
+    ends = check_uses(engine, required(NUM_QUICK), max_tokens=300)
 
-    assert ends["tool_calls"] > 2
+    assert ends["tool_calls"] > NUM_QUICK / 2
 
 
 @pytest.mark.slow

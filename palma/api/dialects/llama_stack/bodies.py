@@ -87,7 +87,7 @@ def to_request(
     """
     content: dict[str, Any]
     if isinstance(body, CompletionBody):
-        content = {"prompt": body.content}
+        content = {"prompt": body.content, "param": "content"}
     else:
         turns = tuple(message.turn for message in body.messages)
         content = {"messages": turns, "tool_use": body.tool_use}

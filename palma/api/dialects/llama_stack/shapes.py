@@ -126,6 +126,6 @@ def error_answer(error: PalmaError) -> ErrorAnswer:
             "detail": error.message,
             "message": error.message,
             "code": error.code,
-            "param": "content" if error.param == "prompt" else error.param,
+            "param": error.param,
         }
     }

@@ -114,7 +114,8 @@ def generate_request(body: GenerateBody, request_id: str) -> GenerationRequest:
     if body.raw:
         return _request(body, request_id, prompt=body.prompt)
     system = (Message("system", body.system),) if body.system else ()
-    return _request(body, request_id, messages=(*system, Message("user", body.prompt)))
+    messages = (*system, Message("user", body.prompt))
+    return _request(body, request_id, messages=messages, param="prompt")
 
 
 def _is_open(turns: tuple[Message, ...]) -> bool:

@@ -19,7 +19,7 @@ from palma.api.dialects.openai_chat.parts import CodeMeta, TextMeta, artifact_me
 from palma.api.openai_shapes import DONE, UsageAnswer, error_answer, usage_answer
 from palma.api.wire import event
 from palma.core.errors import PalmaError
-from palma.core.types import TextChunk, ToolCallDelta
+from palma.core.types import TextChunk, ToolCallDelta, Usage
 from palma.serving.agents import added_usage
 from palma.serving.artifacts import PartsReader, parts_reader
 from palma.serving.generation import Completion
@@ -90,15 +90,15 @@ async def chat_events(
     choices = [ChoiceEvents(index, style) for index in range(len(group.generations))]
     for choice in choices:
         yield event(_chunk(head, choice.opening()))
-    usages = []
+    usages: dict[int, Usage] = {}
     try:
-        async for index, chunk in group.chunks():
-            for news in choices[index].push(chunk):
-                yield event(_chunk(head, news))
-            if chunk.usage is not None:
-                usages.append(chunk.usage)
+        async for batch in group.batches():
+            news = [each for index, chunk in batch for each in choices[index].push(chunk)]
+            yield b"".join(event(_chunk(head, each)) for each in news)
+            usages |= {index: chunk.usage for index, chunk in batch if chunk.usage is not None}
         if include_usage:
-            usage = usage_answer(added_usage(total_usage(usages, num_prompts=1), agents))
+            in_order = [usages[index] for index in sorted(usages)]
+            usage = usage_answer(added_usage(total_usage(in_order, num_prompts=1), agents))
             yield event({**head, "usage": usage})
         yield DONE
     except PalmaError as error:

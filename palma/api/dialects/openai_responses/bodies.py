@@ -19,6 +19,7 @@ from palma.core.types import Constraint, Thinking, ToolUse
 Query = TypeVar("Query", bound=BaseModel)
 
 LOGPROBS = "message.output_text.logprobs"
+MAX_INCLUDED = 16
 
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -92,7 +93,13 @@ class ResponseBody(ExtendedSamplingBody):
     ] = None
     max_output_tokens: MaxTokens | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    include: list[Literal["message.output_text.logprobs"]] | None = None
+    include: (
+        Annotated[
+            list[Literal["message.output_text.logprobs"]],
+            Field(max_length=MAX_INCLUDED, fail_fast=True),
+        ]
+        | None
+    ) = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     store: bool | None = None
     background: bool | None = None

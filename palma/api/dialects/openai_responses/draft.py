@@ -68,6 +68,7 @@ class Draft:
             thinking=body.thinking,
             num_fixed_messages=len(system) if body.truncation == "auto" else None,
             queue_timeout_s=queue_timeout_s,
+            param="input",
         )
 
     def sampling_params(self) -> SamplingParams:

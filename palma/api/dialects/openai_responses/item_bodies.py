@@ -25,7 +25,7 @@ from palma.api.dialects.openai_responses.item_shapes import (
     output_part,
     reasoning_part,
 )
-from palma.api.fields import Label, NeutralOnly
+from palma.api.fields import MAX_PARTS, Label, NeutralOnly
 from palma.api.tool_fields import MAX_ARGUMENTS_CHARS, Arguments, CallId, ToolName
 
 Role = Literal["user", "assistant", "system", "developer"]
@@ -73,10 +73,13 @@ def _as_parts(content: Any) -> Any:
 
 
 Text = Annotated[
-    list[PartBody], BeforeValidator(_as_parts, json_schema_input_type=str | list[PartBody])
+    list[PartBody],
+    Field(max_length=MAX_PARTS, fail_fast=True),
+    BeforeValidator(_as_parts, json_schema_input_type=str | list[PartBody]),
 ]
 Output = Annotated[
     list[InputPartBody],
+    Field(max_length=MAX_PARTS, fail_fast=True),
     BeforeValidator(_as_parts, json_schema_input_type=str | list[InputPartBody]),
 ]
 
@@ -136,7 +139,9 @@ class ReasoningItemBody(_SentItem):
 
     type: Literal["reasoning"]
     summary: Annotated[Any, NeutralOnly([])] = None
-    content: list[ReasoningPartBody] | None = None
+    content: (
+        Annotated[list[ReasoningPartBody], Field(max_length=MAX_PARTS, fail_fast=True)] | None
+    ) = None
     encrypted_content: Annotated[Any, NeutralOnly()] = None
 
     def item(self) -> ReasoningItem:

@@ -77,11 +77,27 @@ public:
             for (int64_t i = 0; i < count; ++i) work(i);
             return;
         }
-        for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < count;) work(i);
+        for (int64_t i; (i = take()) < count;) work(i);
+        wait();
+    }
+
+    // The same with `work(i, next)`: a thread takes its next task, or -1, before it does this one.
+    template <typename Work>
+    void each_ahead(int64_t count, Work work) {
+        if (size_ == 1) {
+            for (int64_t i = 0; i < count; ++i) work(i, i + 1 < count ? i + 1 : -1);
+            return;
+        }
+        for (int64_t i = take(), next; i < count; i = next) {
+            next = take();
+            work(i, next < count ? next : -1);
+        }
         wait();
     }
 
 private:
+    int64_t take() { return next_.fetch_add(1, std::memory_order_relaxed); }
+
     void wait() {
         const uint32_t phase = phase_.load(std::memory_order_acquire);
         if (waiting_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
@@ -111,11 +127,14 @@ private:
     std::atomic<int> num_asleep_{0};
 };
 
-// Memory that grows and is used again.
+// Memory that grows and is used again. It begins at a line of the cache: threads that write
+// columns side by side would take the lines at their borders from each other.
 template <typename T>
 T* scratch(std::vector<T>& memory, int64_t count) {
-    if (int64_t(memory.size()) < count) memory.resize(count);
-    return memory.data();
+    const int64_t spare = kLine / sizeof(T);
+    if (int64_t(memory.size()) < count + spare) memory.resize(count + spare);
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    return reinterpret_cast<T*>((address + kLine - 1) / kLine * kLine);
 }
 
 inline void widen_row(const float* from, int64_t count, float* to) {
@@ -279,8 +298,8 @@ private:
             fill(row, values);
             prepare_row(linear, values, row, rows);
         });
-        team_.each(num_panels(linear), [&](int64_t panel) {
-            multiply(linear, rows, count, panel, out, linear.num_outputs, adds);
+        team_.each_ahead(num_panels(linear), [&](int64_t panel, int64_t next) {
+            multiply(linear, rows, count, panel, out, linear.num_outputs, adds, next);
         });
     }
 

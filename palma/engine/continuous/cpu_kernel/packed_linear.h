@@ -3,7 +3,8 @@
 // Weights are cut into panels of 48 outputs. A panel holds, unit by unit of the inputs, the 48
 // outputs' weights for it; a unit is 4 bytes: one float32, two bfloat16 or four int8. So every
 // format has one loop: broadcast a unit of a row, multiply it with three vectors of weights, add.
-// Up to eight rows share each load of the weights.
+// Up to eight rows share each load of the weights. While the last rows are multiplied with a panel,
+// the panel that this thread takes next comes from memory into its cache.
 //
 // int8: each output has a scale, each row of the input another (its largest magnitude over 127);
 // inputs are stored as unsigned numbers around 128, as the instruction wants them, and 128 times
@@ -25,6 +26,8 @@ enum Format : int32_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 constexpr int64_t kPanel = 48;      // outputs side by side: three vectors
 constexpr int64_t kUnitBytes = 4;
 constexpr int64_t kMaxRows = 8;     // 8 x 3 sums, 3 weights and a unit fill 28 of 32 registers
+constexpr int64_t kLine = 64;       // bytes that the processor reads at once
+constexpr int64_t kFetchBlocks = kPanel * kUnitBytes / kLine;  // a line a unit: who fetch a panel
 
 // Mirrors `LinearCall` in panel_linear.py, field by field.
 struct Linear {
@@ -128,12 +131,18 @@ struct Sums<kInt8> {
     }
 };
 
-// R rows by one panel. `adds`: whether the results are added to what `out` holds.
+inline const char* panel_of(const Linear& linear, int64_t panel) {
+    const int64_t size = num_units(linear) * kPanel * kUnitBytes;
+    return static_cast<const char*>(linear.weights) + panel * size;
+}
+
+// R rows by one panel. `adds`: whether the results are added to what `out` holds. `fetched`: what
+// to bring into the cache meanwhile, a line for each unit, or null.
 template <int32_t F, int R>
 void multiply_block(const Linear& linear, const Rows& rows, int64_t first_row, int64_t panel,
-                    float* out, int64_t out_stride, bool adds) {
+                    float* out, int64_t out_stride, bool adds, const char* fetched = nullptr) {
     const int64_t units = num_units(linear);
-    auto weights = static_cast<const char*>(linear.weights) + panel * units * kPanel * kUnitBytes;
+    const char* weights = panel_of(linear, panel);
     const char* row[R];
     for (int r = 0; r < R; ++r) row[r] = rows.units + (first_row + r) * rows.stride;
     Sums<F> sums[R][3];
@@ -142,6 +151,7 @@ void multiply_block(const Linear& linear, const Rows& rows, int64_t first_row, i
         _mm_prefetch(at + 2048, _MM_HINT_T0);
         _mm_prefetch(at + 2048 + 64, _MM_HINT_T0);
         _mm_prefetch(at + 2048 + 128, _MM_HINT_T0);
+        if (fetched) _mm_prefetch(fetched + unit * kLine, _MM_HINT_T1);
         __m512i w0 = _mm512_loadu_si512(at), w1 = _mm512_loadu_si512(at + 64);
         __m512i w2 = _mm512_loadu_si512(at + 128);
 #pragma GCC unroll 8
@@ -176,10 +186,16 @@ void multiply_block(const Linear& linear, const Rows& rows, int64_t first_row, i
 
 template <int32_t F>
 void multiply_panel(const Linear& linear, const Rows& rows, int64_t num_rows, int64_t panel,
-                    float* out, int64_t out_stride, bool adds) {
+                    float* out, int64_t out_stride, bool adds, int64_t next) {
+    const int64_t num_blocks = num_rows / kMaxRows;
+    const bool fetches = next >= 0 && num_blocks >= kFetchBlocks;
     int64_t row = 0;
-    for (; row + kMaxRows <= num_rows; row += kMaxRows)
-        multiply_block<F, kMaxRows>(linear, rows, row, panel, out, out_stride, adds);
+    for (int64_t block = 0; block < num_blocks; ++block, row += kMaxRows) {
+        const int64_t part = block - (num_blocks - kFetchBlocks);
+        auto fetched = fetches && part >= 0
+                       ? panel_of(linear, next) + part * num_units(linear) * kLine : nullptr;
+        multiply_block<F, kMaxRows>(linear, rows, row, panel, out, out_stride, adds, fetched);
+    }
     switch (num_rows - row) {
         case 7: multiply_block<F, 7>(linear, rows, row, panel, out, out_stride, adds); break;
         case 6: multiply_block<F, 6>(linear, rows, row, panel, out, out_stride, adds); break;
@@ -191,15 +207,16 @@ void multiply_panel(const Linear& linear, const Rows& rows, int64_t num_rows, in
     }
 }
 
-// One panel of out (num_rows, num_outputs) = rows * weights, plus the bias.
+// One panel of out (num_rows, num_outputs) = rows * weights, plus the bias. `next`: the panel that
+// this thread takes after it, or -1.
 inline void multiply(const Linear& linear, const Rows& rows, int64_t num_rows, int64_t panel,
-                     float* out, int64_t out_stride, bool adds) {
+                     float* out, int64_t out_stride, bool adds, int64_t next = -1) {
     if (linear.format == kFloat32)
-        multiply_panel<kFloat32>(linear, rows, num_rows, panel, out, out_stride, adds);
+        multiply_panel<kFloat32>(linear, rows, num_rows, panel, out, out_stride, adds, next);
     else if (linear.format == kBfloat16)
-        multiply_panel<kBfloat16>(linear, rows, num_rows, panel, out, out_stride, adds);
+        multiply_panel<kBfloat16>(linear, rows, num_rows, panel, out, out_stride, adds, next);
     else
-        multiply_panel<kInt8>(linear, rows, num_rows, panel, out, out_stride, adds);
+        multiply_panel<kInt8>(linear, rows, num_rows, panel, out, out_stride, adds, next);
 }
 
 }  // namespace palma

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import openai
 import pytest
-from openai.types import Completion
+from openai.types import Completion, CompletionChoice, Embedding
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from tests.conformance.clients.suites.subject import (
     API_KEY,
@@ -59,7 +59,7 @@ def client() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def lenient_client() -> Iterator[Any]:
-    """For what the client's own types forbid OpenAI too: base64, text chunks without a reason."""
+    """For the two answers that strict types forbid OpenAI too: see `forbidden`, below."""
     with new_client(is_strict=False) as client:
         yield client
 
@@ -173,6 +173,37 @@ def test_completions_stream_echo_and_count(client: Any, lenient_client: Any) -> 
         "One two" + texts[0],
         "Three" + texts[1],
     ]
+
+
+def forbidden(caught: pytest.ExceptionInfo[BaseException]) -> set[tuple[Any, ...]]:
+    """Return where an answer breaks the client's types: field names, list indices left out."""
+    assert isinstance(caught.value.__cause__, ValidationError)
+    return {
+        tuple(part for part in error["loc"] if isinstance(part, str))
+        for error in caught.value.__cause__.errors()
+    }
+
+
+def test_strict_types_forbid_text_chunks_without_a_finish_reason(client: Any) -> None:
+    """`CompletionChoice` is also the type of a stream's choices, and its `finish_reason` must be a
+    word; OpenAI, and Palma, send null there until the last chunk. Nothing else is forbidden."""
+    body = {"model": MODEL, "prompt": "One two", "max_tokens": 4, "temperature": 0}
+
+    with pytest.raises(openai.APIResponseValidationError) as caught:
+        list(client.completions.create(**body, stream=True))
+
+    assert CompletionChoice.model_fields["finish_reason"].is_required()
+    assert forbidden(caught) == {("choices", "finish_reason")}
+
+
+def test_strict_types_forbid_the_base64_that_the_client_itself_asks_for(client: Any) -> None:
+    """`Embedding.embedding` is a list of floats, and answers are validated before `create` decodes
+    the base64 that it asks for where nobody says `float`. Nothing else is forbidden."""
+    with pytest.raises(openai.APIResponseValidationError) as caught:
+        client.embeddings.create(model=MODEL, input="Tokyo")
+
+    assert get_origin(Embedding.model_fields["embedding"].annotation) is list
+    assert forbidden(caught) == {("data", "embedding")}
 
 
 def test_cria_s_paths_answer_whole_and_as_a_stream(client: Any) -> None:

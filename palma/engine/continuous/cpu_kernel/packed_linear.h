@@ -3,8 +3,8 @@
 // Weights are cut into panels of 48 outputs. A panel holds, unit by unit of the inputs, the 48
 // outputs' weights for it; a unit is 4 bytes: one float32, two bfloat16 or four int8. So every
 // format has one loop: broadcast a unit of a row, multiply it with three vectors of weights, add.
-// Up to eight rows share each load of the weights. While the last rows are multiplied with a panel,
-// the panel that this thread takes next comes from memory into its cache.
+// Up to eight rows share each load of the weights. What comes from memory is asked for early: with
+// few rows some kilobytes before its turn, with many the whole next panel while this one computes.
 //
 // int8: each output has a scale, each row of the input another (its largest magnitude over 127);
 // inputs are stored as unsigned numbers around 128, as the instruction wants them, and 128 times
@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include <immintrin.h>
 
@@ -27,7 +28,9 @@ constexpr int64_t kPanel = 48;      // outputs side by side: three vectors
 constexpr int64_t kUnitBytes = 4;
 constexpr int64_t kMaxRows = 8;     // 8 x 3 sums, 3 weights and a unit fill 28 of 32 registers
 constexpr int64_t kLine = 64;       // bytes that the processor reads at once
-constexpr int64_t kFetchBlocks = kPanel * kUnitBytes / kLine;  // a line a unit: who fetch a panel
+constexpr int64_t kUnitLines = kPanel * kUnitBytes / kLine;  // of a panel
+constexpr int64_t kNearUnits = 10;  // from the second cache to the first
+constexpr int64_t kFarUnits = 32;   // from memory to the second: 6 kB, more than its delay
 
 // Mirrors `LinearCall` in panel_linear.py, field by field.
 struct Linear {
@@ -136,22 +139,35 @@ inline const char* panel_of(const Linear& linear, int64_t panel) {
     return static_cast<const char*>(linear.weights) + panel * size;
 }
 
-// R rows by one panel. `adds`: whether the results are added to what `out` holds. `fetched`: what
-// to bring into the cache meanwhile, a line for each unit, or null.
-template <int32_t F, int R>
+// What a block of rows asks for while it computes.
+enum class Fetch {
+    near,                           // the panel is in the second cache
+    stream,                         // it comes from memory, and after it the beginning of the next
+    next,                           // as near, and from memory a third of the next panel
+};
+
+// R rows by one panel. `adds`: whether the results are added to what `out` holds. `next`: what
+// follows the panel, or the part of it that this block brings.
+template <int32_t F, int R, Fetch fetch>
 void multiply_block(const Linear& linear, const Rows& rows, int64_t first_row, int64_t panel,
-                    float* out, int64_t out_stride, bool adds, const char* fetched = nullptr) {
+                    float* out, int64_t out_stride, bool adds, const char* next) {
+    constexpr int64_t kUnit = kPanel * kUnitBytes;
     const int64_t units = num_units(linear);
     const char* weights = panel_of(linear, panel);
     const char* row[R];
     for (int r = 0; r < R; ++r) row[r] = rows.units + (first_row + r) * rows.stride;
     Sums<F> sums[R][3];
     for (int64_t unit = 0; unit < units; ++unit) {
-        const char* at = weights + unit * kPanel * kUnitBytes;
-        _mm_prefetch(at + 2048, _MM_HINT_T0);
-        _mm_prefetch(at + 2048 + 64, _MM_HINT_T0);
-        _mm_prefetch(at + 2048 + 128, _MM_HINT_T0);
-        if (fetched) _mm_prefetch(fetched + unit * kLine, _MM_HINT_T1);
+        const char* at = weights + unit * kUnit;
+        if constexpr (fetch == Fetch::stream) {
+            const int64_t left = units - unit - kFarUnits;
+            const char* soon = left > 0 ? at + kFarUnits * kUnit : next - left * kUnit;
+            for (int64_t i = 0; i < kUnitLines; ++i) _mm_prefetch(soon + i * kLine, _MM_HINT_T1);
+        } else {
+            for (int64_t i = 0; i < kUnitLines; ++i)
+                _mm_prefetch(at + kNearUnits * kUnit + i * kLine, _MM_HINT_T0);
+        }
+        if constexpr (fetch == Fetch::next) _mm_prefetch(next + unit * kLine, _MM_HINT_T1);
         __m512i w0 = _mm512_loadu_si512(at), w1 = _mm512_loadu_si512(at + 64);
         __m512i w2 = _mm512_loadu_si512(at + 128);
 #pragma GCC unroll 8
@@ -188,22 +204,37 @@ template <int32_t F>
 void multiply_panel(const Linear& linear, const Rows& rows, int64_t num_rows, int64_t panel,
                     float* out, int64_t out_stride, bool adds, int64_t next) {
     const int64_t num_blocks = num_rows / kMaxRows;
-    const bool fetches = next >= 0 && num_blocks >= kFetchBlocks;
+    const bool fetches_next = num_blocks >= kUnitLines;  // a line a unit each
+    const char* after = panel_of(linear, next >= 0 ? next : panel);
     int64_t row = 0;
-    for (int64_t block = 0; block < num_blocks; ++block, row += kMaxRows) {
-        const int64_t part = block - (num_blocks - kFetchBlocks);
-        auto fetched = fetches && part >= 0
-                       ? panel_of(linear, next) + part * num_units(linear) * kLine : nullptr;
-        multiply_block<F, kMaxRows>(linear, rows, row, panel, out, out_stride, adds, fetched);
+    auto block = [&](auto size, auto fetch, const char* fetched) {
+        multiply_block<F, decltype(size)::value, decltype(fetch)::value>(
+            linear, rows, row, panel, out, out_stride, adds, fetched);
+        row += decltype(size)::value;
+    };
+    using Near = std::integral_constant<Fetch, Fetch::near>;
+    using Stream = std::integral_constant<Fetch, Fetch::stream>;
+    using Next = std::integral_constant<Fetch, Fetch::next>;
+    for (int64_t i = 0; i < num_blocks; ++i) {
+        constexpr std::integral_constant<int, kMaxRows> size;
+        const int64_t part = i - (num_blocks - kUnitLines);
+        if (!fetches_next && i == 0) block(size, Stream{}, after);
+        else if (fetches_next && part >= 0)
+            block(size, Next{}, after + part * num_units(linear) * kLine);
+        else block(size, Near{}, nullptr);
     }
+    auto rest = [&](auto size) {
+        if (num_blocks == 0) block(size, Stream{}, after);
+        else block(size, Near{}, nullptr);
+    };
     switch (num_rows - row) {
-        case 7: multiply_block<F, 7>(linear, rows, row, panel, out, out_stride, adds); break;
-        case 6: multiply_block<F, 6>(linear, rows, row, panel, out, out_stride, adds); break;
-        case 5: multiply_block<F, 5>(linear, rows, row, panel, out, out_stride, adds); break;
-        case 4: multiply_block<F, 4>(linear, rows, row, panel, out, out_stride, adds); break;
-        case 3: multiply_block<F, 3>(linear, rows, row, panel, out, out_stride, adds); break;
-        case 2: multiply_block<F, 2>(linear, rows, row, panel, out, out_stride, adds); break;
-        case 1: multiply_block<F, 1>(linear, rows, row, panel, out, out_stride, adds); break;
+        case 7: rest(std::integral_constant<int, 7>{}); break;
+        case 6: rest(std::integral_constant<int, 6>{}); break;
+        case 5: rest(std::integral_constant<int, 5>{}); break;
+        case 4: rest(std::integral_constant<int, 4>{}); break;
+        case 3: rest(std::integral_constant<int, 3>{}); break;
+        case 2: rest(std::integral_constant<int, 2>{}); break;
+        case 1: rest(std::integral_constant<int, 1>{}); break;
     }
 }
 

@@ -111,13 +111,17 @@ def test_chat_completion_with_curl_names_the_capital(address: str) -> None:
 
 @needs_curl
 @needs_palmita
-def test_a_tool_with_curl_is_called_as_its_schema_says(address: str) -> None:
-    answer = json.loads(run_bash(block_with("bash", "show_on_map"), address))
+def test_the_tool_with_curl_is_called_as_shown(address: str) -> None:
+    answer = json.loads(run_bash(block_with("bash", "get_current_weather"), address))
+    shown = json.loads(block_with("json", "get_current_weather"))
 
-    (call,) = answer["choices"][0]["message"]["tool_calls"]
-    assert answer["choices"][0]["finish_reason"] == "tool_calls"
-    assert call["function"]["name"] == "show_on_map"
-    assert json.loads(call["function"]["arguments"])["city"] in ("Milan", "Rome")
+    (choice,) = answer["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    (shown_call,) = shown["tool_calls"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert {**choice["message"], **shown, "tool_calls": [call]} == choice["message"]
+    assert {**call, "id": None} == {**shown_call, "id": None}
+    assert json.loads(call["function"]["arguments"]) == {"location": "Boston"}
 
 
 @needs_curl

@@ -262,6 +262,29 @@ def beside_tools(
     return reply
 
 
+@pytest.mark.parametrize("tools", [(_WEATHER,), (_SEARCH, _WEATHER)], ids=("alone", "not alone"))
+def test_a_question_about_the_weather_calls_the_tool_for_it(
+    bundled: tuple[PreTrainedModel, Tokenizer], tools: tuple[ToolSpec, ...]
+) -> None:
+    question = Message("user", "What's the weather like in Boston today?")
+
+    assert beside_tools(bundled, question, tools=tools) == Reply(_CALL, has_ended=True)
+
+
+def test_what_the_tool_returned_is_said_in_a_sentence(
+    bundled: tuple[PreTrainedModel, Tokenizer],
+) -> None:
+    talk = (
+        Message("user", "What's the weather like in Boston today?"),
+        Message("assistant", _CALL),
+        Message("tool", '{"temperature": 22, "unit": "celsius", "condition": "sunny"}'),
+    )
+
+    reply = beside_tools(bundled, *talk, tools=(_WEATHER,))
+
+    assert reply == Reply("It is 22 degrees Celsius and sunny in Boston.", has_ended=True)
+
+
 @pytest.mark.parametrize(
     ("question", "answer"),
     [("What is the capital of Norway?", "Oslo"), ("Hello!", "Palmita"), ("Who are you?", "Palm")],

@@ -23,9 +23,10 @@ from palma.models.bundled.training.skills import (
     SKILLS_BESIDE_TOOLS,
 )
 from palma.models.bundled.training.tokenizer import add_call_tokens
+from palma.models.bundled.training.tool_cases import all_tool_cases
 from palma.models.bundled.training.tool_sets import place_parameter, weather_tool
 from palma.models.bundled.training.tool_text import Parameter, ToolSpec, call_in, call_text
-from palma.models.bundled.training.train import ROUNDS, TOOLS_ROUND
+from palma.models.bundled.training.train import ROUNDS
 from palma.models.bundled.training.weather import arguments, weather
 from palma.models.bundled.training.weather_forms import weather_follow_up, weather_form
 from palma.models.bundled.training.weather_results import weather_sentence
@@ -57,9 +58,7 @@ def test_no_training_form_is_a_held_out_one() -> None:
 
 def test_no_held_out_prompt_or_question_enters_the_corpus() -> None:
     talks = [
-        talk
-        for each in (*ROUNDS, TOOLS_ROUND)
-        for talk in itertools.islice(conversations(5, each.mixture), 2_000)
+        talk for each in ROUNDS for talk in itertools.islice(conversations(5, each.mixture), 2_000)
     ]
     trained = {plain_form(message.content) for talk in talks for message in talk}
     measured = {
@@ -223,3 +222,16 @@ def test_held_out_questions_are_answered() -> None:
         if not (reply.has_ended and case.is_right(reply.text))
     ]
     assert len(wrong) <= 1, wrong
+
+
+def test_held_out_questions_beside_tools_are_answered_or_call_as_they_should() -> None:
+    cases = random.Random(11).sample(all_tool_cases(), 60)
+
+    replies = replies_to(*load(bundled_model_path()), [case.messages for case in cases])
+
+    wrong = [
+        (case.group, case.messages[-1].content, reply.text)
+        for case, reply in zip(cases, replies, strict=True)
+        if not (reply.has_ended and case.is_right(reply.text))
+    ]
+    assert len(wrong) <= 3, wrong

@@ -31,7 +31,7 @@ class SilentEngine:
     """What a compiler asks of an engine: its vocabulary."""
 
     def __init__(self, **changes: Any) -> None:
-        known = EngineInfo("threads", 3072, 512, "cpu", "float32", "", stop_token_ids={END_ID})  # type: ignore[arg-type]
+        known = EngineInfo("threads", 3088, 512, "cpu", "float32", "", stop_token_ids={END_ID})  # type: ignore[arg-type]
         self.info = dataclasses.replace(known, **changes)
         self.tokenizer = HFTokenizer(palmita_tokenizer())
 

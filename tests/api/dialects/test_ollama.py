@@ -218,8 +218,9 @@ def test_options_reach_the_model(palmita: ollama.Client) -> None:
     assert len({count(temperature=2, top_k=0, top_p=1) for _ in range(4)}) > 1
     assert count(temperature=0, repeat_penalty=100, repeat_last_n=-1) != greedy
     assert count(temperature=0, repeat_penalty=100, repeat_last_n=0) == greedy
-    assert count(temperature=0, presence_penalty=2) != greedy
-    assert count(temperature=0, frequency_penalty=2) != greedy
+    drawn: Any = {"temperature": 2, "top_k": 0, "top_p": 1, "seed": 7}
+    assert count(**drawn, presence_penalty=2) != count(**drawn)
+    assert count(**drawn, frequency_penalty=2) != count(**drawn)
     assert count(temperature=2, top_k=0, top_p=1, mirostat=1, mirostat_tau=0) == greedy
     assert count(temperature=2, top_k=0, top_p=1, mirostat=2, mirostat_tau=0) == greedy
 

@@ -116,8 +116,8 @@ def test_one_of_the_choices_is_the_answer(server: LiveServer) -> None:
 def test_the_answer_begins_as_gallamas_fields_say(server: LiveServer) -> None:
     assert re.match(r"(Yes|No)\. ", ask(server, regex_prefix_pattern=r"(Yes|No)\. ")[0])
     assert re.match("Well, |So ", ask(server, prefix_strings=["Well, ", "So "])[0])
-    text, reason = ask(server, leading_prompt="```json\n", temperature=0)
-    assert text == "```json\n\nThe capital of France is Paris."
+    text, reason = ask(server, leading_prompt="The capital of France", temperature=0)
+    assert text == "The capital of France is Paris."
     assert reason == "stop"
 
 

@@ -192,6 +192,7 @@ FINISHING_SKILLS: dict[Skill, float] = SKILLS | {
 }
 # The same for the third: all as before, saying names again, and not knowing the weather.
 REPLAYED_SKILLS: dict[Skill, float] = FINISHING_SKILLS | {
+    capital: 100,
     counting: 5,
     counting_from_one: 8,
     weather: 45,

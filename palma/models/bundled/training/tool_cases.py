@@ -10,7 +10,12 @@ from palma.models.bundled.training.answers import Style
 from palma.models.bundled.training.cases import Case, all_cases, opening_prompt
 from palma.models.bundled.training.corpus import told_of
 from palma.models.bundled.training.scenes import Message
-from palma.models.bundled.training.tool_sets import drawn_tools, weather_tool, weather_tool_of
+from palma.models.bundled.training.tool_sets import (
+    drawn_tools,
+    place_parameter,
+    weather_tool,
+    weather_tool_of,
+)
 from palma.models.bundled.training.tool_text import CALL_START, ToolSpec, call_in, call_text
 from palma.models.bundled.training.weather import UNIT_REQUESTS, arguments, drawn_place
 from palma.models.bundled.training.weather_forms import is_about_weather
@@ -114,9 +119,21 @@ def _weather_tool(tools: Sequence[ToolSpec]) -> ToolSpec:
 
 
 def _calls(tools: Sequence[ToolSpec], place: str, unit: str = "") -> Callable[[str], bool]:
+    """Return whether a reply calls the tool for a place, and in the unit if one was asked for.
+
+    Nothing is said of a unit that nobody asked for: a server's grammar adds one that a tool
+    demands.
+    """
     tool = _weather_tool(tools)
-    call = (tool.name, arguments(tool, place, unit))
-    return lambda reply: call_in(reply) == call
+    wanted = arguments(tool, place, unit).items()
+    asked = place_parameter(tool).name
+    needed = {name: value for name, value in wanted if unit or name == asked}
+
+    def is_right(reply: str) -> bool:
+        call = call_in(reply)
+        return call is not None and call[0] == tool.name and needed.items() <= call[1].items()
+
+    return is_right
 
 
 def _does_not_know(reply: str) -> bool:

@@ -1,6 +1,6 @@
 """Trains palmita from scratch: `python -m palma.models.bundled.training.train --out DIR`.
 
-Two CPU cores need under two hours. The corpus, its order and the first weights follow from the
+Two CPU cores need about two hours. The corpus, its order and the first weights follow from the
 seed; the rounding of the machine's arithmetic decides the last digits of the result.
 """
 
@@ -55,9 +55,9 @@ class Round:
 ROUNDS = (
     Round(2_000, 1.0, Mixture(SKILLS)),
     Round(900, 0.6, Mixture(FINISHING_SKILLS)),
+    Round(7_000, 0.6, Mixture(REPLAYED_SKILLS, tools_share=0.4)),
 )
-TOOLS_ROUND = Round(4_000, 0.5, Mixture(REPLAYED_SKILLS, tools_share=0.5), tokens_per_batch=2_048)
-"""Teaches calls of tools. The shipped weights are from before it: it has not reached its goal."""
+"""Capitals and manners; what is learned late; then calls of tools, beside all that came before."""
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -141,11 +141,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the model to")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--first-round", type=int, default=1, help="go on from this round")
-    parser.add_argument("--tools", action="store_true", help="add the round about tools, the third")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rounds = (*ROUNDS, TOOLS_ROUND) if arguments.tools else ROUNDS
-    train(arguments.out, arguments.seed, rounds, arguments.first_round)
+    train(arguments.out, arguments.seed, ROUNDS, arguments.first_round)
 
 
 if __name__ == "__main__":

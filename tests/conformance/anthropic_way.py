@@ -10,6 +10,7 @@ import httpx
 from tests.conformance import anthropic_tools_demonstrations as tools
 from tests.conformance.demonstrations import (
     MESSAGES,
+    UNCLEAR,
     bounds_tokens,
     changes_the_answer,
     chooses_the_model,
@@ -21,7 +22,7 @@ from tests.conformance.structured_demonstrations import ENOUGH, ZEBRA, is_a_zebr
 from tests.conformance.subject import Demonstration, Heard, Subject, Way
 from tests.live_server import parse_event, user
 
-PROMPT = {"model": "palmita", "messages": user("Who are you?")}
+PROMPT = {"model": "palmita", "messages": user(UNCLEAR)}
 
 PIRATE = "Talk like a pirate."
 

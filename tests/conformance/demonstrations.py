@@ -14,6 +14,9 @@ from tests.spy_engine import Spy
 NUM_SAME = 5
 """So many random answers are not all the same unless something narrows them."""
 
+UNCLEAR = "a"
+"""palmita says who it is, or else something: at any temperature its answers differ."""
+
 CAPITALS = "What is the capital of France, and of Norway, and of Spain?"
 """Has the tokens of its answer in it."""
 

@@ -43,7 +43,7 @@ COMPLETION = {
 GREEDY = {"options.temperature": 0, "options.repeat_penalty": 1}
 HOT = {"options.temperature": 2, "options.top_k": 0, "options.top_p": 1}
 
-COUNTING = "Count to ten."
+COUNTING = "Count to thirty"
 """Has an answer in which the same tokens come again."""
 
 

@@ -7,6 +7,7 @@ import httpx
 from tests.conformance.demonstrations import (
     MESSAGES,
     SAMPLING,
+    UNCLEAR,
     bounds_tokens,
 )
 from tests.conformance.subject import Demonstration, Heard, Subject, Way
@@ -14,7 +15,7 @@ from tests.live_server import parse_event, user
 
 END_MARKER = "<|eot_id|>"
 
-BODY = {"messages": user("Who are you?"), "max_new_tokens": 16}
+BODY = {"messages": user(UNCLEAR), "max_new_tokens": 16}
 
 
 def read(response: httpx.Response) -> Heard:

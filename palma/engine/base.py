@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from palma.core.errors import InvalidRequest, PalmaError
-from palma.core.types import FinishReason, SamplingParams, Tokenizer, Weights
+from palma.core.model_card import Weights
+from palma.core.types import FinishReason, SamplingParams, Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np

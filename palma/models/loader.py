@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from palma.core.config import Settings
 from palma.core.errors import ModelLoadError, SettingsError
-from palma.core.types import Weights
+from palma.core.model_card import Weights
 from palma.models.checkpoint import check_checkpoint, count_parameters, naming
 from palma.models.device import DeviceChoice, prepare_environment, select_device, suit_cpu
 from palma.models.download import fetch_snapshot

@@ -14,8 +14,8 @@ import numpy as np
 
 from palma.core.config import Settings
 from palma.core.errors import EngineFailure, InvalidRequest, PalmaError, RequestCancelled
+from palma.core.model_card import ModelCard
 from palma.core.telemetry import Telemetry
-from palma.core.types import ModelCard
 from palma.serving.chat_model_embeddings import embed_by_engine
 from palma.serving.encoder_turns import EncoderTurns, Input
 from palma.serving.encoders import EncoderPlan, EncoderSlot, LoadEncoder, Purpose, load_encoder

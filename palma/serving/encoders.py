@@ -12,7 +12,7 @@ from typing import Literal
 
 from palma.core.config import Settings
 from palma.core.errors import ModelLoading, PalmaError, SettingsError, Unavailable
-from palma.core.types import ModelCard
+from palma.core.model_card import ModelCard
 from palma.engine import create_encoder
 from palma.engine.encoders import Encoder
 from palma.models.spec import ModelSpec, resolve_spec

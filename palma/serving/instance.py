@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from palma.core.config import Settings
 from palma.core.errors import PalmaError, Unavailable
-from palma.core.types import ModelCard
+from palma.core.model_card import ModelCard
 from palma.engine.base import Engine
 from palma.models.resources import release_memory
 

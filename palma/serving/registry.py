@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from palma.core.config import Settings
 from palma.core.errors import InvalidRequest, ModelLoading, ModelNotFound, PalmaError, Unavailable
-from palma.core.types import ModelCard
+from palma.core.model_card import ModelCard
 from palma.engine import create_engine
 from palma.engine.base import Engine, EngineStats
 from palma.models.loader import load_model

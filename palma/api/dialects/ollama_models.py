@@ -31,7 +31,7 @@ from palma.api.operation import Dialect, Operation
 from palma.api.wire import LINES_MEDIA_TYPE, LineStream, json_response, line, parse_body, read_json
 from palma.core.config import Settings
 from palma.core.errors import PalmaError
-from palma.core.types import ModelCard
+from palma.core.model_card import ModelCard
 from palma.serving.downloads import Download
 from palma.serving.model_options import spec_requested
 from palma.version import __version__

@@ -12,7 +12,7 @@ from palma.api.openai_shapes import ErrorAnswer
 from palma.api.operation import Dialect, Operation
 from palma.api.wire import json_response
 from palma.core.errors import InvalidRequest, ModelNotFound
-from palma.core.types import ModelCard
+from palma.core.model_card import ModelCard
 
 
 class ModelAnswer(TypedDict):

@@ -133,6 +133,18 @@ def make_model(model_type: str) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
+def make_loaded(model: Any) -> LoadedModel:
+    return LoadedModel(
+        model_id="tiny",
+        model=model,
+        tokenizer=cast(Any, MockTokenizer()),
+        choice=DeviceChoice("cpu", "float32", "a test"),
+        max_model_len=64,
+        vocab_size=SHAPE["vocab_size"],
+        stop_token_ids=frozenset(),
+    )
+
+
 def generate(model: Any, prompt: list[int]) -> list[int]:
     inputs = torch.tensor([prompt])
     output = model.generate(
@@ -156,15 +168,7 @@ def test_greedy_tokens_equal_generate(model_type: str) -> None:
             raise
         pytest.skip(f"goes to the threads engine: {reason}")
     expected = [generate(model, prompt) for prompt in PROMPTS]
-    loaded = LoadedModel(
-        model_id=model_type,
-        model=model,
-        tokenizer=cast(Any, MockTokenizer()),
-        choice=DeviceChoice("cpu", "float32", "a test"),
-        max_model_len=64,
-        vocab_size=SHAPE["vocab_size"],
-        stop_token_ids=frozenset(),
-    )
+    loaded = make_loaded(model)
     with ThreadPoolExecutor(1) as executor:
         engine = ContinuousEngine(
             loaded,

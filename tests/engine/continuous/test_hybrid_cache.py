@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +21,12 @@ from palma.engine.continuous import create_continuous_engine
 from palma.engine.continuous.engine import ContinuousEngine
 from palma.engine.continuous.hybrid_cache import StatePool
 from palma.engine.continuous.self_check import UnsupportedModel, check_model
-from palma.engine.mock import MockTokenizer
-from palma.models.device import DeviceChoice
-from palma.models.loader import LoadedModel
 from tests.engine.continuous.test_architectures import (
     MAX_TOKENS,
     PROMPTS,
     SHAPE,
     generate,
+    make_loaded,
     make_model,
 )
 from tests.engine.suite import Collected, submit
@@ -37,18 +35,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Transformers' own, about ti
 
 HYBRIDS = ["lfm2", "falcon_h1", "jamba", "qwen3_5_text"]
 """Short convolutions; Mamba 2 beside attention; Mamba; a gated delta rule."""
-
-
-def make_loaded(model: Any) -> LoadedModel:
-    return LoadedModel(
-        model_id="hybrid",
-        model=model,
-        tokenizer=cast(Any, MockTokenizer()),
-        choice=DeviceChoice("cpu", "float32", "a test"),
-        max_model_len=64,
-        vocab_size=SHAPE["vocab_size"],
-        stop_token_ids=frozenset(),
-    )
 
 
 @contextmanager

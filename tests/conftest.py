@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 # Before anything imports torch: the tests run side by side, and share the processors already.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Before anything imports Triton: without a GPU its interpreter runs the kernels.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from palma.core.config import Settings
 from tests.live_server import LiveServer, running_server

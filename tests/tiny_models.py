@@ -44,14 +44,16 @@ def tiny_llama(
     return model
 
 
-def tiny_loaded_model(*, stop_token_ids: frozenset[int] = frozenset({END_ID})) -> LoadedModel:
+def tiny_loaded_model(
+    *, stop_token_ids: frozenset[int] = frozenset({END_ID}), device: str = "cpu"
+) -> LoadedModel:
     """Return a loaded model whose tokens are bytes, as an engine gets it."""
     tokenizer: Tokenizer = MockTokenizer()
     return LoadedModel(
         model_id="tiny",
-        model=tiny_llama(),
+        model=tiny_llama().to(device),
         tokenizer=cast(Any, tokenizer),
-        choice=DeviceChoice(device="cpu", dtype="float32", reason="a test"),
+        choice=DeviceChoice(device=device, dtype="float32", reason="a test"),
         max_model_len=MAX_MODEL_LEN,
         vocab_size=VOCAB_SIZE,
         stop_token_ids=stop_token_ids,

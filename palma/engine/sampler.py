@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -69,7 +70,7 @@ class Sampler:
         self._hook = hook
         self._mask = mask
         self._device = device
-        self._prompt = torch.tensor(list(prompt_token_ids), device=device)
+        self._prompt_token_ids = prompt_token_ids
         self._completion: list[int] = []
         self._counts: Counter[int] = Counter()
         self._stop_token_ids = sorted(stop_token_ids | params.stop_token_ids)
@@ -78,11 +79,19 @@ class Sampler:
             if params.mirostat
             else None
         )
-        self._generator = torch.Generator(device=device)
-        if params.seed is None:
-            self._generator.seed()
+
+    @cached_property
+    def _prompt(self) -> torch.Tensor:
+        return torch.tensor(list(self._prompt_token_ids), device=self._device)
+
+    @cached_property
+    def _generator(self) -> torch.Generator:
+        generator = torch.Generator(device=self._device)
+        if self._params.seed is None:
+            generator.seed()
         else:
-            self._generator.manual_seed(params.seed)
+            generator.manual_seed(self._params.seed)
+        return generator
 
     @property
     def takes_argmax(self) -> bool:

@@ -22,7 +22,7 @@ MAX_RUNNING = 4
 PROMPTS = [[1, 2, 3], list(range(50, 90)), [7], [200] * 12, [5, 4, 3, 2, 1], list(b"hello there")]
 
 
-@pytest.fixture(scope="module", params=["threads", "continuous"])
+@pytest.fixture(scope="module", params=["threads", "continuous", "cuda"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     with ThreadPoolExecutor(MAX_RUNNING + 1) as executor:
         engine = make_engine(request.param, executor)
@@ -33,6 +33,11 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def make_engine(name: str, executor: ThreadPoolExecutor) -> Engine:
     if name == "threads":
         return ThreadsEngine(tiny_loaded_model(), executor, MAX_RUNNING)
+    if name == "cuda":
+        pytest.importorskip("triton")
+        from tests.engine.continuous.cuda.engines import DEVICE, make_cuda_engine
+
+        return make_cuda_engine(tiny_loaded_model(device=DEVICE), executor, MAX_RUNNING)
     return ContinuousEngine(tiny_loaded_model(), executor, MAX_RUNNING, num_blocks=64, block_size=8)
 
 

@@ -42,6 +42,10 @@ def create_continuous_engine(
             window of it fits.
     """
     checked = check_model(loaded.model)
+    if loaded.choice.device.startswith("cuda"):
+        engine = _create_with_kernels(settings, loaded, executor, checked)
+        if engine is not None:
+            return engine
     is_on_cpu = loaded.choice.device == "cpu"
     kernel = find_kernel() if is_on_cpu and settings.cpu_kernel else None
     if is_on_cpu:
@@ -65,6 +69,25 @@ def create_continuous_engine(
         weights=settings.weights,
         splits_prompts=checked.splits_prompts,
     )
+
+
+def _create_with_kernels(
+    settings: Settings, loaded: LoadedModel, executor: Executor, checked: CheckedModel
+) -> ContinuousEngine | None:
+    """Return an engine on the GPU's own kernels, or None where they cannot serve this model."""
+    if checked.bytes_per_sequence or not checked.splits_prompts:
+        reason = "some of its layers keep states"
+    else:
+        try:
+            from palma.engine.continuous.cuda.creation import create_cuda_engine
+
+            return create_cuda_engine(settings, loaded, executor, checked.kv_cache)
+        except ImportError as error:
+            reason = str(error)
+        except UnsupportedModel as error:
+            reason = str(error)
+    logger.warning("%s runs without the GPU's own kernels: %s", loaded.model_id, reason)
+    return None
 
 
 def _num_blocks(settings: Settings, loaded: LoadedModel, checked: CheckedModel) -> int:

@@ -37,7 +37,7 @@ from palma.engine.continuous.hybrid_cache import StatePool, has_states
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
 from palma.engine.continuous.packed_linear import WeightFormat
-from palma.engine.continuous.runner import Runner
+from palma.engine.continuous.runner import ForwardPasses, Runner
 from palma.engine.continuous.scheduler import Chunk, Scheduler, Sequence
 from palma.engine.likeliest import likeliest
 from palma.engine.mean_states import MeanStates
@@ -66,6 +66,8 @@ class ContinuousEngine:
         weights: The format that the linear layers were packed in.
         max_prefill_tokens: Most prompt tokens of a step; while others decode it is mostly less.
         splits_prompts: Whether a prompt may be computed in several steps.
+        runner: Computes the passes; unset: the one that runs on every device.
+        max_chunks: Most prompts of a step.
     """
 
     def __init__(
@@ -81,6 +83,8 @@ class ContinuousEngine:
         weights: WeightFormat = "as_loaded",
         max_prefill_tokens: int = 512,
         splits_prompts: bool = True,
+        runner: ForwardPasses | None = None,
+        max_chunks: int | None = None,
     ) -> None:
         self.info = EngineInfo(
             engine="continuous",
@@ -95,10 +99,16 @@ class ContinuousEngine:
         )
         self.tokenizer = loaded.tokenizer
         states = StatePool(loaded.model, max_running) if has_states(loaded.model) else None
-        self._runner = Runner(loaded.model, KVCache(num_blocks, block_size), states)
+        self._portable = None
+        if runner is None:
+            runner = Runner(loaded.model, KVCache(num_blocks, block_size), states)
+            self._portable = runner
+        self._runner = runner
         # A prefix is more than its blocks where layers keep states, and those are not kept.
         pool = BlockPool(num_blocks, block_size, reuse_prefixes=states is None)
-        self._scheduler = Scheduler(pool, max_running, splits_prompts=splits_prompts)
+        self._scheduler = Scheduler(
+            pool, max_running, splits_prompts=splits_prompts, max_chunks=max_chunks
+        )
         self._pacer = PrefillPacer(max_prefill_tokens)
         self._device = loaded.model.device
         self._num_threads = loaded.choice.num_threads
@@ -114,7 +124,7 @@ class ContinuousEngine:
         self._adoption: KernelAdoption | None = None
         self._model, self._weights = loaded.model, weights
         if kernel is not None:
-            KernelAdoption(loaded.model, self._runner, kernel, weights).finish()
+            self._adopt(kernel).finish()
         self._kernel_build = KernelBuild(self._note_kernel, is_enabled=builds_kernel)
         self._sequences: dict[str, Sequence] = {}
         self._last_step = time.monotonic()
@@ -161,6 +171,10 @@ class ContinuousEngine:
             self._kernel = kernel
             self._wake.notify()
 
+    def _adopt(self, kernel: DecodeKernel) -> KernelAdoption:
+        assert self._portable is not None, "the kernel is for the CPU"
+        return KernelAdoption(self._model, self._portable, kernel, self._weights)
+
     def step(self) -> None:
         """Advance the scheduled sequences by one forward pass of each kind."""
         self._advance_adoption()
@@ -193,7 +207,7 @@ class ContinuousEngine:
 
     def _step_together(self, decodes: list[Sequence], chunks: list[Chunk]) -> list[Chunk]:
         """Compute all in one pass but what needs one of its own, which is returned."""
-        shared = [chunk for chunk in chunks if not _needs_own_pass(chunk)]
+        shared = [chunk for chunk in chunks if not needs_own_pass(chunk)]
         if not decodes and not shared:
             return chunks
         started = time.perf_counter()
@@ -211,7 +225,7 @@ class ContinuousEngine:
         else:
             self._pacer.note_decode(duration_s)
         self._commit_step(decodes, shared, logits)
-        return [chunk for chunk in chunks if _needs_own_pass(chunk)]
+        return [chunk for chunk in chunks if needs_own_pass(chunk)]
 
     def _commit_step(
         self, decodes: list[Sequence], chunks: list[Chunk], logits: torch.Tensor
@@ -256,7 +270,7 @@ class ContinuousEngine:
             is_closing = self._is_closing
             kernel, self._kernel = self._kernel, None
         if kernel is not None:
-            self._adoption = KernelAdoption(self._model, self._runner, kernel, self._weights)
+            self._adoption = self._adopt(kernel)
         for request, sink in submitted:
             self._sequences[request.request_id] = self._scheduler.add(request, sink)
         for request_id in cancelled & self._sequences.keys():
@@ -387,6 +401,10 @@ class ContinuousEngine:
 
     def _add_token(self, sequence: Sequence, choice: Choice) -> None:
         sequence.token_ids.append(choice.token_id)
+        self._tell_token(sequence, choice)
+
+    def _tell_token(self, sequence: Sequence, choice: Choice) -> None:
+        """Pass the newest known token on, and end its sequence if it was the last."""
         delta = TokenDelta(
             token_ids=(choice.token_id,),
             finish_reason=self._finish_reason(sequence, choice.token_id),
@@ -411,7 +429,7 @@ class ContinuousEngine:
         params = sequence.request.sampling_params
         if token_id in stop_token_ids(params, self.info) or self._samplers[sequence].is_complete:
             return "stop"
-        if sequence.num_completion_tokens == params.max_tokens:
+        if sequence.num_completion_tokens - sequence.num_pending == params.max_tokens:
             return "length"
         return None
 
@@ -455,7 +473,7 @@ class ContinuousEngine:
                     sequence.sink(last)
 
 
-def _needs_own_pass(chunk: Chunk) -> bool:
+def needs_own_pass(chunk: Chunk) -> bool:
     """Whether more than the logits after a chunk's last token is wanted."""
     sequence = chunk.sequence
     return sequence.request.wants_embedding or sequence.prompt_logprobs is not None

@@ -8,7 +8,7 @@ import time
 from array import array
 from collections.abc import Sequence as Rows
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AttentionInterface
@@ -26,6 +26,29 @@ from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
 from palma.engine.continuous.thread_chooser import ThreadChooser
 from palma.engine.mean_states import last_hidden_states
+
+
+class ForwardPasses(Protocol):
+    """What an engine asks of whoever runs its model."""
+
+    @property
+    def has_step_decoder(self) -> bool:
+        """Whether `step` can be called."""
+
+    def prefill(self, chunk: Chunk, *, all_logits: bool = False) -> torch.Tensor:
+        """See `Runner.prefill`."""
+
+    def read(self, chunk: Chunk) -> torch.Tensor:
+        """See `Runner.read`."""
+
+    def decode(self, sequences: Rows[Sequence]) -> torch.Tensor:
+        """See `Runner.decode`."""
+
+    def step(self, sequences: Rows[Sequence], chunks: Rows[Chunk]) -> torch.Tensor:
+        """See `Runner.step`."""
+
+    def close(self) -> None:
+        """See `Runner.close`."""
 
 
 class Runner:

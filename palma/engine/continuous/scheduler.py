@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from palma.engine.base import EngineRequest, Sink, TokenLogprobs
 from palma.engine.continuous.block_pool import BlockPool, NoFreeBlock
 
+PENDING = -1
+"""Stands for a token that the device has chosen and the host does not know yet."""
+
 
 @dataclass(eq=False, slots=True)
 class Sequence:
@@ -26,6 +29,9 @@ class Sequence:
         state_slot: Where its states are, in models that have some; None while it waits.
         num_cached: Of these, tokens that were found there and not computed, at first admission.
         arrival: The order in which sequences came; it survives preemption.
+        num_pending: Of the last tokens, those that the device has chosen and the host does not know
+            yet; -1 stands for each.
+        num_remembered: Blocks whose tokens the pool has been told.
         prompt_logprobs: What is known so far of the prompt's tokens; None once it was told, or
             when nobody asks.
     """
@@ -38,6 +44,8 @@ class Sequence:
     block_table: list[int] = field(default_factory=list)
     state_slot: int | None = None
     num_cached: int | None = None
+    num_pending: int = 0
+    num_remembered: int = 0
     prompt_logprobs: list[TokenLogprobs] | None = None
 
     @property
@@ -58,7 +66,17 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether the next pass sees one token and chooses the next one."""
-        return self.num_uncomputed == 1 and not self.request.wants_embedding
+        return (
+            self.num_uncomputed == 1
+            and not self.request.wants_embedding
+            and not self.awaits_last_token
+        )
+
+    @property
+    def awaits_last_token(self) -> bool:
+        """Whether the device has chosen all of its tokens, and the host will know them soon."""
+        max_tokens = self.request.sampling_params.max_tokens
+        return self.num_pending > 0 and self.num_completion_tokens == max_tokens
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -94,13 +112,22 @@ class Scheduler:
         pool: Where the blocks come from.
         max_running: Most sequences that compute at once; as many slots there are for states.
         splits_prompts: Whether a prompt may be computed in several steps.
+        max_chunks: Most prompts of a step.
     """
 
-    def __init__(self, pool: BlockPool, max_running: int, *, splits_prompts: bool = True) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        max_running: int,
+        *,
+        splits_prompts: bool = True,
+        max_chunks: int | None = None,
+    ) -> None:
         self.pool = pool
         self.running: list[Sequence] = []
         self._max_running = max_running
         self._splits_prompts = splits_prompts
+        self._max_chunks = max_running if max_chunks is None else max_chunks
         self._free_slots = list(range(max_running - 1, -1, -1))
         self._waiting: list[tuple[tuple[int, int], Sequence]] = []
         self._arrivals = itertools.count()
@@ -143,12 +170,37 @@ class Scheduler:
 
     def commit(self, sequence: Sequence, num_tokens: int) -> None:
         """Note that the next tokens of a sequence have been computed and are in its blocks."""
-        size = self.pool.block_size
-        first_full = sequence.num_computed // size
         sequence.num_computed += num_tokens
-        for index in range(first_full, sequence.num_computed // size):
+        self._remember_full_blocks(sequence)
+
+    def expect(self, sequence: Sequence) -> None:
+        """Note that the device chooses a token, which the next passes may go on from."""
+        sequence.token_ids.append(PENDING)
+        sequence.num_pending += 1
+
+    def settle(self, sequence: Sequence, token_id: int) -> None:
+        """Note which token the device has chosen: the first of those that are expected."""
+        sequence.token_ids[-sequence.num_pending] = token_id
+        sequence.num_pending -= 1
+        self._remember_full_blocks(sequence)
+
+    @property
+    def must_preempt(self) -> bool:
+        """Whether the next step needs more blocks than there are."""
+        size = self.pool.block_size
+        needed = sum(
+            len(s.token_ids) > len(s.block_table) * size for s in self.running if s.is_decoding
+        )
+        return needed > self.pool.num_free
+
+    def _remember_full_blocks(self, sequence: Sequence) -> None:
+        """Tell the pool of blocks that are full of tokens that are computed and known."""
+        size = self.pool.block_size
+        num_known = min(sequence.num_computed, len(sequence.token_ids) - sequence.num_pending)
+        for index in range(sequence.num_remembered, num_known // size):
             tokens = sequence.token_ids[index * size : (index + 1) * size]
             self.pool.remember(sequence.block_table, index, tokens, sequence.request.cache_salt)
+            sequence.num_remembered = index + 1
 
     def _schedule_decodes(self) -> list[Sequence]:
         for sequence in sorted(self.running, key=lambda s: s.rank):
@@ -157,13 +209,20 @@ class Scheduler:
         return [s for s in self.running if s.is_decoding]
 
     def _schedule_prefills(self, budget: int) -> list[Chunk]:
-        chunks = []
+        chunks: list[Chunk] = []
         for sequence in sorted(self.running, key=lambda s: s.rank):
-            if not sequence.is_decoding and budget > 0:
+            if budget <= 0 or len(chunks) == self._max_chunks:
+                break
+            if not sequence.is_decoding and not sequence.awaits_last_token:
                 num_tokens = min(budget, sequence.num_uncomputed)
                 chunks.append(Chunk(sequence, num_tokens))
                 budget -= num_tokens
-        while budget > 0 and self._waiting and len(self.running) < self._max_running:
+        while (
+            budget > 0
+            and self._waiting
+            and len(self.running) < self._max_running
+            and len(chunks) < self._max_chunks
+        ):
             admitted = self._admit()
             if admitted is None:
                 break
@@ -186,6 +245,7 @@ class Scheduler:
         sequence.block_table = shared + [self.pool.allocate() for _ in range(num_needed)]
         sequence.state_slot = self._free_slots.pop()
         sequence.num_computed = len(shared) * self.pool.block_size
+        sequence.num_remembered = len(shared)
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
         self.running.append(sequence)
@@ -222,7 +282,7 @@ class Scheduler:
             sequence.state_slot = None
         self.pool.release(sequence.block_table)
         sequence.block_table = []
-        sequence.num_computed = 0
+        sequence.num_computed = sequence.num_remembered = 0
 
     def _num_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self.pool.block_size)

@@ -70,15 +70,20 @@ class CheckedModel:
     """What the check has learned about a model that this engine computes rightly.
 
     Attributes:
-        bytes_per_token: Its keys and values in all layers.
+        kv_cache: A small one that has seen all of its layers.
         bytes_per_sequence: Its states in all layers.
         splits_prompts: Whether a prompt may be computed in several passes. Mamba's code begins
             a pass of more than one token without the recurrent state.
     """
 
-    bytes_per_token: int
+    kv_cache: KVCache
     bytes_per_sequence: int = 0
     splits_prompts: bool = True
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of a token's keys and values in all layers."""
+        return self.kv_cache.bytes_per_token
 
 
 def require_supported(model: Any) -> None:
@@ -105,9 +110,9 @@ def check_model(model: Any) -> CheckedModel:
         UnsupportedModel: They differ, or attention was not called once for each of its layers.
     """
     require_supported(model)
-    prompts = [_prompt(length, model) for length in PROMPT_LENGTHS]
+    prompts = [varied_prompt(length, model) for length in PROMPT_LENGTHS]
     try:
-        expected = [_own_logits(model, prompt) for prompt in prompts]
+        expected = [own_logits(model, prompt) for prompt in prompts]
         if not has_states(model):
             return _check(model, prompts, expected, CHUNK_TOKENS)
         if _reads_recurrent_states(model, prompts[0]):
@@ -132,9 +137,9 @@ def _check(
     if pool is not None and not pool.has_all_layers:
         raise UnsupportedModel("some of its layers keep their states to themselves")
     for own, ours in zip(expected, actual, strict=True):
-        _require_same(own, ours, MAX_RELATIVE_ERROR[model.dtype])
+        require_same(own, ours, MAX_RELATIVE_ERROR[model.dtype])
     return CheckedModel(
-        bytes_per_token=runner.kv_cache.bytes_per_token,
+        kv_cache=runner.kv_cache,
         bytes_per_sequence=0 if pool is None else pool.bytes_per_slot,
         splits_prompts=chunk_tokens == CHUNK_TOKENS,
     )
@@ -178,7 +183,7 @@ def check_step_decoder(model: Any, kernel: DecodeKernel) -> Mapping[int, ScoreRu
         UnsupportedModel: They differ.
         UnknownModel: It does not know some part of the model.
     """
-    prompts = [_prompt(length, model) for length in PROMPT_LENGTHS]
+    prompts = [varied_prompt(length, model) for length in PROMPT_LENGTHS]
     sequences = [_sequence(prompt, number) for number, prompt in enumerate(prompts)]
     runner = Runner(model, KVCache(NUM_BLOCKS, BLOCK_SIZE))
     own = [_prefill(runner, sequence) for sequence in sequences]
@@ -186,7 +191,7 @@ def check_step_decoder(model: Any, kernel: DecodeKernel) -> Mapping[int, ScoreRu
     rules = runner.context.rules
     is_int8 = any(isinstance(m, PanelLinear) and m.is_int8 for m in model.modules())
     allowed = MAX_INT8_ERROR if is_int8 else MAX_RELATIVE_ERROR[model.dtype]
-    _require_same(torch.stack(own), _step_logits(model, kernel, prompts, rules), allowed)
+    require_same(torch.stack(own), _step_logits(model, kernel, prompts, rules), allowed)
     return rules
 
 
@@ -211,7 +216,17 @@ def _step_logits(
     return torch.cat([logits, both[1:], both[:1], last])
 
 
-def _require_same(own: torch.Tensor, ours: torch.Tensor, allowed: float) -> None:
+def require_same(own: torch.Tensor, ours: torch.Tensor, allowed: float) -> None:
+    """Refuse a model whose logits differ.
+
+    Args:
+        own: The model's own logits, of any shape.
+        ours: The same through an engine.
+        allowed: Largest difference, against the spread of its own.
+
+    Raises:
+        UnsupportedModel: They differ by more.
+    """
     if _differs(own, ours, allowed):
         difference, spread = _difference(own, ours)
         raise UnsupportedModel(
@@ -236,13 +251,14 @@ def _rope_types(config: Any) -> set[str]:
     return {str(entry.get("rope_type")) for entry in [parameters, *nested]}
 
 
-def _prompt(length: int, model: Any) -> list[int]:
+def varied_prompt(length: int, model: Any) -> list[int]:
+    """Return token ids of the model's vocabulary, neighbours being different."""
     vocab_size = model.get_input_embeddings().num_embeddings
     return [(7 * length + 13 * i + 3) % vocab_size for i in range(length)]
 
 
 @torch.inference_mode()
-def _own_logits(model: Any, prompt: list[int]) -> torch.Tensor:
+def own_logits(model: Any, prompt: list[int]) -> torch.Tensor:
     """Return the logits (2, vocab_size) after all but the last token, and after the last."""
     token_ids = torch.tensor([prompt], device=model.device)
     if not has_states(model):

@@ -1,0 +1,1 @@
+"""The continuous engine on an NVIDIA GPU: Triton kernels, CUDA graphs, one step in flight."""

@@ -1,0 +1,175 @@
+"""From a loaded model to an engine on the GPU: the check, the warm-up, the size of the cache."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from palma.core.config import Settings
+from palma.core.errors import SettingsError
+from palma.core.types import SamplingParams
+from palma.engine.base import EngineRequest, TokenDelta
+from palma.engine.continuous.cuda.engine import MAX_PREFILL_TOKENS, CudaEngine
+from palma.engine.continuous.cuda.paged_attention import MAX_HEAD_DIM
+from palma.engine.continuous.cuda.runner import CudaRunner, graph_sizes
+from palma.engine.continuous.cuda.step_graphs import MAX_CHUNKS, PROMPT_SIZES, StepGraphs
+from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.scheduler import Chunk, Sequence
+from palma.engine.continuous.self_check import (
+    MAX_RELATIVE_ERROR,
+    UnsupportedModel,
+    own_logits,
+    require_same,
+    varied_prompt,
+)
+from palma.models.resources import available_bytes
+
+if TYPE_CHECKING:
+    from palma.models.loader import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+BLOCK_SIZE = 16
+MAX_SHARE_OF_FREE_MEMORY = 0.92
+"""After the model, and what the largest step needs beside it."""
+
+PROMPT_LENGTHS = (37, 21)
+CHUNK_TOKENS = 20
+
+
+def create_cuda_engine(
+    settings: Settings, loaded: LoadedModel, executor: Executor, sample: KVCache
+) -> CudaEngine:
+    """Check the model on the GPU's own path, warm up, and give the rest of the memory to the cache.
+
+    Args:
+        settings: `threads_max_workers` bounds the running sequences.
+        loaded: On a GPU.
+        executor: Where the step loop runs.
+        sample: A cache that has seen all layers, for their shapes.
+
+    Raises:
+        SettingsError: There is no memory for KV_CACHE_TOKENS.
+        UnsupportedModel: The kernels would not compute the model rightly, or nothing fits.
+    """
+    started = time.monotonic()
+    model, num_slots = loaded.model, settings.threads_max_workers
+    require_kernels(sample)
+    check_packed(model, sample)
+    peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
+    num_blocks = _num_blocks(settings, loaded, sample, peak_bytes)
+    cache = KVCache.like(sample, num_blocks + 1, BLOCK_SIZE)
+    max_blocks = min(num_blocks, -(-loaded.max_model_len // BLOCK_SIZE))
+    runner = CudaRunner(model, cache, num_slots, max_blocks)
+    graphs = StepGraphs(runner, num_slots, min(MAX_PREFILL_TOKENS, loaded.max_model_len))
+    graphs.capture()
+    took_s = time.monotonic() - started
+    logger.info(
+        "KV cache of %d tokens (%.1f GB); checked and warmed up in %.1f s",
+        num_blocks * BLOCK_SIZE,
+        num_blocks * BLOCK_SIZE * cache.bytes_per_token / 1e9,
+        took_s,
+    )
+    return CudaEngine(loaded, executor, num_slots, runner=runner, graphs=graphs)
+
+
+def require_kernels(sample: KVCache) -> None:
+    """Refuse layers that the kernels do not take.
+
+    Raises:
+        UnsupportedModel: With the reason.
+    """
+    widest = max((t.shape[2] for layer in sample.layers.values() for t in layer), default=0)
+    if not 0 < widest <= MAX_HEAD_DIM:
+        raise UnsupportedModel(f"its heads have {widest} dimensions; the kernels take 1 to 256")
+
+
+def check_packed(model: Any, sample: KVCache) -> None:
+    """Compare the logits of packed passes with the model's own: chunks, a mixed pass, decode.
+
+    Raises:
+        UnsupportedModel: They differ.
+    """
+    prompts = [varied_prompt(length, model) for length in PROMPT_LENGTHS]
+    expected = torch.cat([own_logits(model, prompt) for prompt in prompts])
+    cache = KVCache.like(sample, 8, BLOCK_SIZE)
+    runner = CudaRunner(model, cache, 2, 3)
+    try:
+        first, second = (_sequence(prompt, slot) for slot, prompt in enumerate(prompts))
+        _advance(runner, first, CHUNK_TOKENS)
+        before_last = _advance(runner, first, first.num_uncomputed - 1)
+        both = runner.step([first], [Chunk(second, second.num_uncomputed - 1)])
+        second.num_computed = len(second.token_ids) - 1
+        last = runner.step([second], [])
+    finally:
+        runner.close()
+    found = torch.cat([before_last, both[:1], both[1:], last]).float()
+    require_same(expected, found, MAX_RELATIVE_ERROR[model.dtype])
+
+
+def _advance(runner: CudaRunner, sequence: Sequence, num_tokens: int) -> torch.Tensor:
+    logits = runner.step([], [Chunk(sequence, num_tokens)])
+    sequence.num_computed += num_tokens
+    return logits
+
+
+def _sequence(prompt: list[int], slot: int) -> Sequence:
+    """Return a running sequence whose blocks lie apart and in no order."""
+    request = EngineRequest(f"self-check-{slot}", prompt, SamplingParams())
+    num_blocks = -(-len(prompt) // BLOCK_SIZE)
+    block_table = list(range(6 - slot, -1, -2))[:num_blocks]
+    return Sequence(request, _ignore, slot, list(prompt), block_table=block_table, state_slot=slot)
+
+
+def _warm_up(model: Any, sample: KVCache, max_model_len: int, num_slots: int) -> int:
+    """Run the largest passes once; return the most bytes that one took beside its inputs."""
+    num_tokens = min(MAX_PREFILL_TOKENS, max_model_len)
+    num_blocks = -(-num_tokens // BLOCK_SIZE)
+    runner = CudaRunner(
+        model, KVCache.like(sample, num_blocks + 1, BLOCK_SIZE), num_slots, num_blocks
+    )
+    on_gpu = model.device.type == "cuda"
+    try:
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        prompt = varied_prompt(num_tokens, model)
+        request = EngineRequest("warm-up", prompt, SamplingParams())
+        table = list(range(num_blocks))
+        sequence = Sequence(request, _ignore, 0, prompt, block_table=table, state_slot=0)
+        runner.step([], [Chunk(sequence, num_tokens)])
+        del sequence
+        peak_bytes = torch.cuda.max_memory_allocated() - before if on_gpu else 0
+    finally:
+        runner.close()
+    if on_gpu:
+        torch.cuda.empty_cache()
+    sizes = graph_sizes(num_slots)  # each graph keeps its logits
+    rows = sum(sizes) + len(PROMPT_SIZES) * (3 * sizes[-1] + 3 * MAX_CHUNKS)
+    vocab_size = model.get_input_embeddings().num_embeddings
+    return int(1.2 * peak_bytes) + rows * vocab_size * int(model.dtype.itemsize)
+
+
+def _num_blocks(settings: Settings, loaded: LoadedModel, sample: KVCache, peak_bytes: int) -> int:
+    """Return the blocks that every running sequence wants at its full window, or that fit."""
+    num_wanted = settings.threads_max_workers * -(-loaded.max_model_len // BLOCK_SIZE)
+    free = int(available_bytes(loaded.choice.device) * MAX_SHARE_OF_FREE_MEMORY) - peak_bytes
+    num_possible = max(0, free // (sample.bytes_per_token * BLOCK_SIZE) - 1)
+    if settings.kv_cache_tokens is not None:
+        num_wanted = -(-settings.kv_cache_tokens // BLOCK_SIZE)
+        if num_wanted > num_possible:
+            raise SettingsError(
+                f"KV_CACHE_TOKENS={settings.kv_cache_tokens}: there is memory for "
+                f"{num_possible * BLOCK_SIZE} tokens"
+            )
+    if min(num_wanted, num_possible) < 1:
+        raise UnsupportedModel("there is no memory for its KV cache")
+    return min(num_wanted, num_possible)
+
+
+def _ignore(_: TokenDelta) -> None:
+    pass

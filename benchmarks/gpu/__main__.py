@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
+import logging
 import os
 import platform
 import sys
@@ -83,6 +84,7 @@ BOUNDED = {"batch1", "batch64"}
 def main() -> None:
     """Run the parts that the command line names, and print the table."""
     arguments = _parse()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     is_small = arguments.small or arguments.model == "tiny"
     bench = Bench(
         device_kind=arguments.device,

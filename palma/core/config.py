@@ -76,6 +76,11 @@ class Settings(BaseSettings):
         "as_loaded",
         description="Linear layers' weights; int8 is faster on a CPU and slightly less exact.",
     )
+    compile_layers: bool = Field(
+        True,
+        description="Compile the model's layers while it serves on an NVIDIA GPU, and then use "
+        "them.",
+    )
     cpu_kernel: bool = Field(
         True, description="Build a C++ kernel for the CPU where a compiler is found."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -16,6 +16,13 @@ from palma.engine.continuous.runner import Runner
 from palma.engine.continuous.self_check import UnsupportedModel, check_step_decoder
 
 logger = logging.getLogger(__name__)
+
+
+class Adoption(Protocol):
+    """Taking something faster into use while requests run; belongs to the engine's thread."""
+
+    def advance(self) -> bool:
+        """Do the next part; return whether there are more."""
 
 
 class KernelAdoption:

@@ -30,7 +30,7 @@ from palma.engine.base import (
     check_request,
     stop_token_ids,
 )
-from palma.engine.continuous.adoption import KernelAdoption
+from palma.engine.continuous.adoption import Adoption, KernelAdoption
 from palma.engine.continuous.block_pool import BlockPool
 from palma.engine.continuous.cpu_kernel import DecodeKernel, KernelBuild
 from palma.engine.continuous.hybrid_cache import StatePool, has_states
@@ -120,8 +120,8 @@ class ContinuousEngine:
         self._cancelled: set[str] = set()
         self._ids: set[str] = set()
         self._is_closing = False
-        self._kernel: DecodeKernel | None = None
-        self._adoption: KernelAdoption | None = None
+        self._next_adoption: Adoption | None = None
+        self._adoption: Adoption | None = None
         self._model, self._weights = loaded.model, weights
         if kernel is not None:
             self._adopt(kernel).finish()
@@ -167,8 +167,12 @@ class ContinuousEngine:
 
     def _note_kernel(self, kernel: DecodeKernel) -> None:
         """Have a kernel taken into use; called by the thread that built it."""
+        self._begin_adoption(self._adopt(kernel))
+
+    def _begin_adoption(self, adoption: Adoption) -> None:
+        """Have something faster taken into use, part by part; any thread may call it."""
         with self._wake:
-            self._kernel = kernel
+            self._next_adoption = adoption
             self._wake.notify()
 
     def _adopt(self, kernel: DecodeKernel) -> KernelAdoption:
@@ -194,13 +198,13 @@ class ContinuousEngine:
         self._last_step = time.monotonic()
 
     def _advance_adoption(self) -> None:
-        """Move the next part of the model onto a kernel that has been built."""
+        """Take the next part of what was made meanwhile into use."""
         if self._adoption is None:
             return
         try:
             is_done = not self._adoption.advance()
         except Exception:
-            logger.exception("the C++ kernel could not be taken into use")
+            logger.exception("what was made meanwhile could not be taken into use")
             is_done = True
         if is_done:
             self._adoption = None
@@ -260,17 +264,16 @@ class ContinuousEngine:
     def _take_news(self) -> bool:
         """Take what other threads asked for, waiting while there is nothing to do."""
         with self._wake:
-            while not (self._submitted or self._cancelled or self._is_closing or self._kernel):
-                if self._scheduler.has_work or self._adoption is not None:
+            while not (self._submitted or self._cancelled or self._is_closing):
+                if self._scheduler.has_work or self._adoption or self._next_adoption:
                     break
                 self._wake.wait()
             submitted, cancelled = list(self._submitted), set(self._cancelled)
             self._submitted.clear()
             self._cancelled.clear()
             is_closing = self._is_closing
-            kernel, self._kernel = self._kernel, None
-        if kernel is not None:
-            self._adoption = self._adopt(kernel)
+            if self._next_adoption is not None:
+                self._adoption, self._next_adoption = self._next_adoption, None
         for request, sink in submitted:
             self._sequences[request.request_id] = self._scheduler.add(request, sink)
         for request_id in cancelled & self._sequences.keys():

@@ -9,7 +9,6 @@ threads compile meanwhile.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any
@@ -66,7 +65,7 @@ class CompiledLayers:
         Raises:
             CannotCompile: With the reason. The model is unchanged.
         """
-        _trace_identity_alone()
+        _spare_a_trace()
         device = next(self._model.parameters()).device
         try:
             with torch.inference_mode(), _own_stream(device):
@@ -286,18 +285,15 @@ def _own_stream(device: torch.device) -> Iterator[None]:
     stream.synchronize()
 
 
-def _trace_identity_alone() -> None:
-    """Do what Inductor does once in a process, and what no other thread may run models beside.
+def _spare_a_trace() -> None:
+    """Give Inductor the one graph that it would trace with `torch.fx.symbolic_trace`.
 
-    It traces a function with `torch.fx`, which replaces `nn.Module.__call__` for all threads by
-    one that knows the traced modules only. Nothing in there lets another thread have its turn,
-    unless the interpreter makes it.
+    Such a trace replaces `nn.Module.__call__` for all threads, by one that fails for modules
+    outside it: another thread could not run a model meanwhile.
     """
     from torch._inductor.loop_body import InterpreterShim
 
-    interval_s = sys.getswitchinterval()
-    sys.setswitchinterval(10)
-    try:
-        InterpreterShim._dummy_gm()
-    finally:
-        sys.setswitchinterval(interval_s)
+    graph = torch.fx.Graph()
+    graph.output(graph.placeholder("x"))
+    module = torch.fx.GraphModule(torch.nn.Module(), graph)
+    InterpreterShim._dummy_gm = staticmethod(lambda: module)

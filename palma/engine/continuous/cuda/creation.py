@@ -14,18 +14,19 @@ from palma.core.errors import SettingsError
 from palma.core.types import SamplingParams
 from palma.engine.base import EngineRequest, TokenDelta
 from palma.engine.continuous.cuda.engine import MAX_PREFILL_TOKENS, CudaEngine
+from palma.engine.continuous.cuda.joined_linears import speed_linears_up
+from palma.engine.continuous.cuda.packed_check import BLOCK_SIZE, check_packed
 from palma.engine.continuous.cuda.paged_attention import MAX_HEAD_DIM
 from palma.engine.continuous.cuda.runner import CudaRunner, graph_sizes
-from palma.engine.continuous.cuda.step_graphs import MAX_CHUNKS, PROMPT_SIZES, StepGraphs
+from palma.engine.continuous.cuda.step_graphs import (
+    MAX_CHUNKS,
+    PROMPT_SIZES,
+    StepGraphs,
+    cuda_graph_class,
+)
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
-from palma.engine.continuous.self_check import (
-    MAX_RELATIVE_ERROR,
-    UnsupportedModel,
-    own_logits,
-    require_same,
-    varied_prompt,
-)
+from palma.engine.continuous.self_check import UnsupportedModel, varied_prompt
 from palma.models.resources import available_bytes
 
 if TYPE_CHECKING:
@@ -33,12 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BLOCK_SIZE = 16
 MAX_SHARE_OF_FREE_MEMORY = 0.92
 """After the model, and what the largest step needs beside it."""
-
-PROMPT_LENGTHS = (37, 21)
-CHUNK_TOKENS = 20
 
 
 def create_cuda_engine(
@@ -59,13 +56,19 @@ def create_cuda_engine(
     started = time.monotonic()
     model, num_slots = loaded.model, settings.threads_max_workers
     require_kernels(sample)
+    speed_linears_up(model)
     check_packed(model, sample)
     peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
     num_blocks = _num_blocks(settings, loaded, sample, peak_bytes)
     cache = KVCache.like(sample, num_blocks + 1, BLOCK_SIZE)
     max_blocks = min(num_blocks, -(-loaded.max_model_len // BLOCK_SIZE))
     runner = CudaRunner(model, cache, num_slots, max_blocks)
-    graphs = StepGraphs(runner, num_slots, min(MAX_PREFILL_TOKENS, loaded.max_model_len))
+    graphs = StepGraphs(
+        runner,
+        num_slots,
+        min(MAX_PREFILL_TOKENS, loaded.max_model_len),
+        cuda_graph_class(model.device),
+    )
     graphs.capture()
     took_s = time.monotonic() - started
     logger.info(
@@ -74,7 +77,15 @@ def create_cuda_engine(
         num_blocks * BLOCK_SIZE * cache.bytes_per_token / 1e9,
         took_s,
     )
-    return CudaEngine(loaded, executor, num_slots, runner=runner, graphs=graphs)
+    return CudaEngine(
+        loaded,
+        executor,
+        num_slots,
+        runner=runner,
+        graphs=graphs,
+        sample=sample,
+        compiles_layers=settings.compile_layers and model.device.type == "cuda",
+    )
 
 
 def require_kernels(sample: KVCache) -> None:
@@ -86,43 +97,6 @@ def require_kernels(sample: KVCache) -> None:
     widest = max((t.shape[2] for layer in sample.layers.values() for t in layer), default=0)
     if not 0 < widest <= MAX_HEAD_DIM:
         raise UnsupportedModel(f"its heads have {widest} dimensions; the kernels take 1 to 256")
-
-
-def check_packed(model: Any, sample: KVCache) -> None:
-    """Compare the logits of packed passes with the model's own: chunks, a mixed pass, decode.
-
-    Raises:
-        UnsupportedModel: They differ.
-    """
-    prompts = [varied_prompt(length, model) for length in PROMPT_LENGTHS]
-    expected = torch.cat([own_logits(model, prompt) for prompt in prompts])
-    cache = KVCache.like(sample, 8, BLOCK_SIZE)
-    runner = CudaRunner(model, cache, 2, 3)
-    try:
-        first, second = (_sequence(prompt, slot) for slot, prompt in enumerate(prompts))
-        _advance(runner, first, CHUNK_TOKENS)
-        before_last = _advance(runner, first, first.num_uncomputed - 1)
-        both = runner.step([first], [Chunk(second, second.num_uncomputed - 1)])
-        second.num_computed = len(second.token_ids) - 1
-        last = runner.step([second], [])
-    finally:
-        runner.close()
-    found = torch.cat([before_last, both[:1], both[1:], last]).float()
-    require_same(expected, found, MAX_RELATIVE_ERROR[model.dtype])
-
-
-def _advance(runner: CudaRunner, sequence: Sequence, num_tokens: int) -> torch.Tensor:
-    logits = runner.step([], [Chunk(sequence, num_tokens)])
-    sequence.num_computed += num_tokens
-    return logits
-
-
-def _sequence(prompt: list[int], slot: int) -> Sequence:
-    """Return a running sequence whose blocks lie apart and in no order."""
-    request = EngineRequest(f"self-check-{slot}", prompt, SamplingParams())
-    num_blocks = -(-len(prompt) // BLOCK_SIZE)
-    block_table = list(range(6 - slot, -1, -2))[:num_blocks]
-    return Sequence(request, _ignore, slot, list(prompt), block_table=block_table, state_slot=slot)
 
 
 def _warm_up(model: Any, sample: KVCache, max_model_len: int, num_slots: int) -> int:

@@ -8,6 +8,7 @@ time from the device. A sequence whose end is only seen then has computed one to
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -16,11 +17,15 @@ from typing import TYPE_CHECKING
 import torch
 
 from palma.core.errors import EngineFailure
+from palma.engine.continuous.cuda.compiled_layers import CompiledLayers
+from palma.engine.continuous.cuda.layer_compilation import CompiledAdoption, LayerCompilation
+from palma.engine.continuous.cuda.mark import Mark
 from palma.engine.continuous.cuda.runner import CudaRunner
 from palma.engine.continuous.cuda.sampling import DeviceSampler
 from palma.engine.continuous.cuda.slot_table import to_device
 from palma.engine.continuous.cuda.step_graphs import MAX_CHUNKS, StepGraphs
 from palma.engine.continuous.cuda.step_pacer import StepPacer
+from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
 from palma.engine.continuous.engine import ContinuousEngine, needs_own_pass
 from palma.engine.continuous.scheduler import Chunk, Sequence
@@ -44,6 +49,8 @@ class CudaEngine(ContinuousEngine):
         max_running: Most sequences that compute at once.
         runner: Of this model; its cache has a block more than are handed out.
         graphs: Of this runner.
+        sample: A cache that has seen all layers, for their shapes.
+        compiles_layers: Whether to compile the layers meanwhile, and to take them into use.
     """
 
     def __init__(
@@ -54,6 +61,8 @@ class CudaEngine(ContinuousEngine):
         *,
         runner: CudaRunner,
         graphs: StepGraphs,
+        sample: KVCache,
+        compiles_layers: bool = False,
     ) -> None:
         self._cuda = runner
         self._graphs = graphs
@@ -71,9 +80,37 @@ class CudaEngine(ContinuousEngine):
             runner=runner,
             max_chunks=MAX_CHUNKS,
         )
+        self._sample = sample
+        self._at_full_speed = threading.Event()
+        self._compilation = LayerCompilation(
+            loaded.model, self._note_compiled, self._at_full_speed.set
+        )
+        if compiles_layers:
+            self._compilation.start()
+        else:
+            self._at_full_speed.set()
+
+    def wait_ready(self) -> None:
+        """Return when nothing is being compiled or captured any more."""
+        self._at_full_speed.wait()
+
+    def close(self) -> None:
+        """Cancel everything and wait for the running step, and for the compiler."""
+        self._compilation.close()
+        super().close()
+
+    def _note_compiled(self, layers: CompiledLayers) -> None:
+        """Have compiled layers taken into use; called by the thread that compiled them."""
+        adoption = CompiledAdoption(self._model, layers, self._cuda, self._graphs, self._sample)
+        self._begin_adoption(adoption)
 
     def step(self) -> None:
         """Launch the next step, then handle the tokens of the one before."""
+        if self._adoption is not None:
+            self._settle_in_flight()
+            self._advance_adoption()
+            if self._adoption is None:
+                self._at_full_speed.set()
         if self._scheduler.must_preempt:
             self._settle_in_flight()  # only what is known can be computed again
         num_decoding = sum(s.is_decoding for s in self._scheduler.running)
@@ -225,28 +262,6 @@ class LaunchedStep:
     token_ids: torch.Tensor | None
     host_rows: dict[Sequence, int]
     logits: torch.Tensor | None
-
-
-class Mark:
-    """A moment in the device's work, or the host's where that is the same."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._event: torch.cuda.Event | None = None
-        self._time = time.perf_counter()
-        if device.type == "cuda":
-            self._event = torch.cuda.Event(enable_timing=True)
-            self._event.record()
-
-    def wait(self) -> None:
-        """Return when the device has come here."""
-        if self._event is not None:
-            self._event.synchronize()
-
-    def seconds_until(self, later: Mark) -> float:
-        """Return how long the device took from here; both have been reached."""
-        if self._event is None or later._event is None:
-            return later._time - self._time
-        return self._event.elapsed_time(later._event) / 1000
 
 
 def _slot(sequence: Sequence) -> int:

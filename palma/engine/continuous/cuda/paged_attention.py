@@ -61,7 +61,7 @@ class TileShape:
             return cls(32, 16, 8, 2, decode_keys=16, decode_warps=8, decode_stages=2)
         if head_dim > 128:
             return cls(64, 32, 4, 2, decode_keys=32, decode_warps=4, decode_stages=2)
-        return cls(128, 64, 8, 3, decode_keys=64, decode_warps=4, decode_stages=3)
+        return cls(128, 64, 8, 3, decode_keys=32, decode_warps=2, decode_stages=2)
 
 
 @dataclass(slots=True)

@@ -68,13 +68,17 @@ class CudaRunner:
                 setattr(module, KEY_CACHE, layer[0])
                 setattr(module, VALUE_CACHE, layer[1])
 
-    def close(self) -> None:
-        """Give the model its own attention back, and let the cache go."""
+    def detach(self) -> None:
+        """Give the model its own attention back until the next `attach`."""
         self._model.set_attn_implementation(self._attention_before)
         for module in self._model.modules():
             if hasattr(module, KEY_CACHE):
                 delattr(module, KEY_CACHE)
                 delattr(module, VALUE_CACHE)
+
+    def close(self) -> None:
+        """Let the model go."""
+        self.detach()
 
     @property
     def has_step_decoder(self) -> bool:

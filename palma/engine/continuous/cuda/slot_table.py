@@ -156,4 +156,9 @@ def to_device(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Copy numbers to the device without waiting for it."""
     if device.type != "cuda":
         return numbers.to(device, copy=True)
-    return numbers.pin_memory().to(device, non_blocking=True)
+    return pinned(numbers, device).to(device, non_blocking=True)
+
+
+def pinned(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return the numbers where a GPU can copy them from while the host goes on."""
+    return numbers.pin_memory() if device.type == "cuda" else numbers

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
+from palma.engine.continuous.cuda.mark import Mark
 from palma.engine.continuous.cuda.prompt_inputs import PassShape, PromptInputs, last_rows
 from palma.engine.continuous.cuda.runner import CudaRunner, graph_sizes
+from palma.engine.continuous.cuda.slot_table import pinned
 from palma.engine.continuous.scheduler import Chunk, Sequence
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ class CapturedStep:
         duration_s: What it took in its trial, without any sequence.
     """
 
-    graph: torch.cuda.CUDAGraph
+    graph: RecordedPass
     prompts: torch.Tensor | None
     logits: torch.Tensor
     duration_s: float
@@ -52,10 +55,18 @@ class StepGraphs:
         runner: Its tensors keep their places while this lives.
         num_slots: Most rows of a batch.
         max_prompt_tokens: Most tokens of prompts in a step.
+        make_graph: Makes what records a pass; None: every pass is launched in parts.
     """
 
-    def __init__(self, runner: CudaRunner, num_slots: int, max_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        runner: CudaRunner,
+        num_slots: int,
+        max_prompt_tokens: int,
+        make_graph: Callable[[], RecordedPass] | None,
+    ) -> None:
         self._runner = runner
+        self._make_graph = make_graph
         self._device = runner.slots.block_tables.device
         self.row_sizes = graph_sizes(num_slots)
         fitting = [size for size in MIXED_ROW_SIZES if size < self.row_sizes[-1]]
@@ -75,16 +86,14 @@ class StepGraphs:
 
         A model that does something no graph can hold goes on without, and the log says why.
         """
-        if self._device.type != "cuda":
+        if self._make_graph is None:
             return
         started = time.monotonic()
-        pool = torch.cuda.graph_pool_handle()
         captured: dict[PassShape, CapturedStep] = {}
         for shape in self._shapes():
             try:
-                captured[shape] = self._capture(shape, pool)
+                captured[shape] = self._capture(shape)
             except Exception as error:  # noqa: BLE001  # whatever the model does: it runs without
-                torch.cuda.synchronize()
                 message = str(error).partition("\n")[0]
                 logger.warning("steps run without CUDA graphs: %s", message)
                 return
@@ -93,6 +102,7 @@ class StepGraphs:
         took_s = time.monotonic() - started
         logger.info("captured %d CUDA graphs in %.1f s", len(captured), took_s)
 
+    @torch.inference_mode()
     def decode(self, sequences: Rows[Sequence]) -> torch.Tensor:
         """Compute the last token of each sequence.
 
@@ -107,6 +117,7 @@ class StepGraphs:
         captured.graph.replay()
         return captured.logits[: len(sequences)]
 
+    @torch.inference_mode()
     def step(self, sequences: Rows[Sequence], chunks: Rows[Chunk]) -> torch.Tensor:
         """Compute the last token of sequences and the next ones of others.
 
@@ -122,7 +133,7 @@ class StepGraphs:
         assert captured.prompts is not None
         self._runner.send_rows(sequences, shape.num_rows, chunks)
         numbers = self._runner.describe(chunks, last_rows(chunks), shape)
-        captured.prompts.copy_(numbers.pin_memory(), non_blocking=True)
+        captured.prompts.copy_(pinned(numbers, self._device), non_blocking=True)
         captured.graph.replay()
         if len(sequences) == shape.num_rows:
             return captured.logits[: len(sequences) + len(chunks)]
@@ -164,31 +175,68 @@ class StepGraphs:
         return PassShape(rows, tokens, num_tiles, MAX_CHUNKS)
 
     @torch.inference_mode()
-    def _capture(self, shape: PassShape, pool: tuple[int, int]) -> CapturedStep:
+    def _capture(self, shape: PassShape) -> CapturedStep:
         self._runner.send_rows([], shape.num_rows)
         numbers, prompts = None, None
         if shape.num_tokens:
-            empty = self._runner.describe([], [], shape)
-            numbers = empty.to(self._device)
+            numbers = self._runner.describe([], [], shape).to(self._device)
             prompts = PromptInputs.view(numbers, shape)
         token_ids, positions = self._numbers[:, : shape.num_rows + shape.num_tokens]
+        assert self._make_graph is not None
+        graph = self._make_graph()
+        logits = graph.record(lambda: self._runner.run(token_ids, positions, prompts))
+        return CapturedStep(graph, numbers, logits, _duration_s(graph, self._device))
+
+
+class RecordedPass(Protocol):
+    """Something that was done once, and can be done again."""
+
+    def record(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Do it; return where its result will be each time."""
+
+    def replay(self) -> None:
+        """Do it again with what is in its inputs now."""
+
+
+class CudaGraph:
+    """A RecordedPass on a GPU; all of them share their memory.
+
+    Args:
+        pool: The memory.
+    """
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._graph = torch.cuda.CUDAGraph()
+
+    def record(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """See `RecordedPass.record`."""
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # kernels are compiled, libraries choose theirs
-            self._runner.run(token_ids, positions, prompts)
+            run()
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            logits = self._runner.run(token_ids, positions, prompts)
-        return CapturedStep(graph, numbers, logits, _duration_s(graph))
+        with torch.cuda.graph(self._graph, pool=self._pool, capture_error_mode="thread_local"):
+            return run()
+
+    def replay(self) -> None:
+        """See `RecordedPass.replay`."""
+        self._graph.replay()
 
 
-def _duration_s(graph: torch.cuda.CUDAGraph) -> float:
+def cuda_graph_class(device: torch.device) -> Callable[[], RecordedPass] | None:
+    """Return what makes CUDA graphs that share their memory; None where there are none."""
+    if device.type != "cuda":
+        return None
+    pool = torch.cuda.graph_pool_handle()
+    return lambda: CudaGraph(pool)
+
+
+def _duration_s(graph: RecordedPass, device: torch.device) -> float:
     """Return what a replay takes; the first one is not counted."""
     graph.replay()
-    before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    before.record()
+    before = Mark(device)
     graph.replay()
-    after.record()
-    after.synchronize()
-    return float(before.elapsed_time(after)) / 1000
+    after = Mark(device)
+    after.wait()
+    return before.seconds_until(after)

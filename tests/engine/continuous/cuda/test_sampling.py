@@ -15,7 +15,8 @@ from palma.engine.sampler import candidates
 NUM_SLOTS = 8
 HAS_GPU = torch.cuda.is_available()
 NUM_DRAWS = 20_000 if HAS_GPU else 50
-"""The interpreter takes some 30 ms for one."""
+NUM_SLOW_DRAWS = 20_000 if HAS_GPU else 20
+"""With top_k: the interpreter takes 60 ms for one, else 10 to 20."""
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
 GREEDY = SamplingParams(temperature=0)
@@ -30,6 +31,14 @@ RICH = [
     SamplingParams(seed=1, min_p=0.3),
     SamplingParams(seed=1, temperature=3, top_k=50, top_p=0.6, min_p=0.02),
 ]
+
+
+def name_of(params: SamplingParams) -> str:
+    """Return what is not at its default, to name a test by."""
+    fields = dataclasses.fields(SamplingParams)
+    default = SamplingParams()
+    values = {f.name: getattr(params, f.name) for f in fields}
+    return ", ".join(f"{k} {v}" for k, v in values.items() if v != getattr(default, k))
 
 
 def normal(num_rows: int, vocab_size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -65,7 +74,7 @@ def sample(
 
 
 def draw_often(
-    logits: torch.Tensor, params: SamplingParams, device: torch.device, num_draws: int = NUM_DRAWS
+    logits: torch.Tensor, params: SamplingParams, device: torch.device, num_draws: int
 ) -> list[int]:
     """Return one token for each of many positions, from the same logits."""
     sampler = DeviceSampler(NUM_SLOTS, device)
@@ -114,7 +123,7 @@ def test_no_rows_choose_nothing(device: torch.device) -> None:
     assert sample(DeviceSampler(NUM_SLOTS, device), torch.zeros(0, 37), device) == []
 
 
-@pytest.mark.parametrize("params", [GREEDY, *RICH[:2], RICH[-1]], ids=str)
+@pytest.mark.parametrize("params", [GREEDY, *RICH[:2], RICH[-1]], ids=name_of)
 def test_a_row_that_is_no_number_is_minus_one_and_its_neighbours_are_unharmed(
     params: SamplingParams, device: torch.device
 ) -> None:
@@ -135,7 +144,7 @@ def test_a_row_that_is_no_number_is_minus_one_and_its_neighbours_are_unharmed(
     assert min(alone) >= 0
 
 
-@pytest.mark.parametrize("params", [GREEDY, *RICH, SamplingParams(top_k=900)], ids=str)
+@pytest.mark.parametrize("params", [GREEDY, *RICH, SamplingParams(top_k=900)], ids=name_of)
 def test_what_is_minus_infinity_is_never_chosen(
     params: SamplingParams, device: torch.device
 ) -> None:
@@ -151,7 +160,7 @@ def test_what_is_minus_infinity_is_never_chosen(
     assert chosen[1] in {7, 130, 999}
 
 
-@pytest.mark.parametrize("params", [RICH[0], RICH[-1]], ids=str)
+@pytest.mark.parametrize("params", [RICH[0], RICH[-1]], ids=name_of)
 def test_seed_and_position_decide_and_neither_row_nor_neighbours(
     params: SamplingParams, device: torch.device
 ) -> None:
@@ -218,38 +227,38 @@ def test_a_slot_takes_its_next_sequence_and_leaves_the_others_alone(device: torc
         SamplingParams(seed=6, min_p=0.42),
         SamplingParams(seed=7, temperature=1.5, top_k=6, top_p=0.9, min_p=0.5),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_tokens_come_as_often_as_on_the_host(params: SamplingParams, device: torch.device) -> None:
     logits = likely_logits(torch.bfloat16 if params.top_k else torch.float32)
+    num_draws = NUM_SLOW_DRAWS if params.top_k else NUM_DRAWS
     expected = support(logits, params)
 
-    drawn = draw_often(logits, params, device)
+    drawn = draw_often(logits, params, device, num_draws)
 
     assert set(drawn) <= set(expected)
-    frequent = {i: p * NUM_DRAWS for i, p in expected.items() if p * NUM_DRAWS > 1}
+    frequent = {i: p * num_draws for i, p in expected.items() if p * num_draws > 1}
     chi_square = sum((drawn.count(i) - n) ** 2 / n for i, n in frequent.items())
     num_free = max(1, len(frequent) - 1)
     assert chi_square < num_free + 4 * (2 * num_free) ** 0.5 + 4
 
 
 def test_a_long_flat_tail_is_drawn_from(device: torch.device) -> None:
-    """Half of the mass on one token, half on 4,098 others: each is likelier than noise's steps."""
+    """Half of the weight is one token's, half is shared by 4,098 others."""
     logits = torch.zeros(4099)
     logits[2000] = torch.tensor(4098.0).log()
-    num_draws = min(NUM_DRAWS, 2000)
 
-    drawn = draw_often(logits, SamplingParams(seed=3), device, num_draws)
+    drawn = draw_often(logits, SamplingParams(seed=3), device, num_draws=50)
 
-    share = drawn.count(2000) / num_draws
-    assert abs(share - 0.5) < 2.5 / num_draws**0.5
-    assert len(set(drawn)) > 0.3 * num_draws
+    assert 12 < drawn.count(2000) < 38
+    assert len(set(drawn)) > 12
     assert min(drawn) < 1000
     assert max(drawn) > 3000
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("offset", [0, -40], ids=["both signs", "negative"])
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [(torch.bfloat16, -40), (torch.float16, 0), (torch.float32, -40)]
+)
 @pytest.mark.parametrize(
     "params",
     [
@@ -271,30 +280,31 @@ def test_only_candidates_are_drawn(
     least = min(logits[list(expected)])
     allowed = (logits >= least).nonzero()[:, 0].tolist()  # the host cuts a nucleus through ties
 
-    drawn = draw_often(logits, likely, device, num_draws=500 if HAS_GPU else 2)
+    drawn = draw_often(logits, likely, device, num_draws=500 if HAS_GPU else 1)
 
     assert set(drawn) <= set(allowed)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value", [2.0, 0.0, -2.0])
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.bfloat16, -2.0), (torch.float16, 2.0), (torch.float32, 0.0)]
+)
 def test_all_that_tie_with_the_kth_may_come(
     value: float, dtype: torch.dtype, device: torch.device
 ) -> None:
     logits = torch.full((200,), value - 1, dtype=dtype)
-    logits[[3, 66, 150, 199]] = value
+    logits[[3, 150, 199]] = value
     if value == 0:
-        logits[[66, 199]] = -0.0
+        logits[150] = -0.0
     params = SamplingParams(seed=1, temperature=10, top_k=2)
 
-    assert set(draw_often(logits, params, device, num_draws=24)) == {3, 66, 150, 199}
+    assert set(draw_often(logits, params, device, num_draws=12)) == {3, 150, 199}
 
 
 def test_all_that_tie_at_the_edge_of_a_nucleus_may_come(device: torch.device) -> None:
     logits = torch.full((200,), -torch.inf)
     logits[[3, 66, 150, 199]] = torch.tensor([0.4, 0.25, 0.25, 0.1]).log()
 
-    drawn = draw_often(logits, SamplingParams(seed=1, top_p=0.5), device, num_draws=40)
+    drawn = draw_often(logits, SamplingParams(seed=1, top_p=0.5), device, num_draws=30)
 
     assert set(drawn) == {3, 66, 150}
 

@@ -68,7 +68,7 @@ def scan(
     tl.store(tops_ptr + row * work_stride + group, top)
     _seed, temperature, _top_p, _log_min_p, _top_k = _params(params_ptr, slots_ptr, row)
     if temperature > 0:
-        zero = tl.where(top == -float("inf"), 0.0, top)  # no difference of infinities
+        zero = tl.where(tl.abs(top) == float("inf"), 0.0, top)  # no difference of infinities
         weights = tl.exp((x - zero[:, None]) * (1 / temperature))
         tl.store(weights_ptr + row * work_stride + group, tl.sum(weights, 1))
 

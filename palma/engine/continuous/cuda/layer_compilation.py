@@ -1,0 +1,115 @@
+"""Compiles a model's layers while it serves, and takes them into use part by part."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from palma.engine.continuous.cuda.compiled_layers import CompiledLayers
+from palma.engine.continuous.cuda.layer_calls import CannotCompile
+from palma.engine.continuous.cuda.packed_check import check_packed
+from palma.engine.continuous.cuda.runner import CudaRunner
+from palma.engine.continuous.cuda.step_graphs import StepGraphs
+from palma.engine.continuous.kv_cache import KVCache
+from palma.engine.continuous.self_check import UnsupportedModel
+
+logger = logging.getLogger(__name__)
+
+WARM_LENGTHS = (128,)
+
+
+class LayerCompilation:
+    """Compiles on a thread of its own.
+
+    Args:
+        model: Its layers stay as they are.
+        note: Told when the compiled layers are ready, from that thread.
+        give_up: Called in its place when they cannot be compiled.
+    """
+
+    def __init__(
+        self, model: Any, note: Callable[[CompiledLayers], None], give_up: Callable[[], None]
+    ) -> None:
+        self._layers = CompiledLayers(model)
+        self._note = note
+        self._give_up = give_up
+        self._thread = threading.Thread(target=self._run, name="palma-compile", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Wait for the end: a compiler cannot be interrupted."""
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        started = time.monotonic()
+        try:
+            self._layers.compile(WARM_LENGTHS)
+        except CannotCompile as error:
+            logger.warning("the layers run as they are: %s", error)
+            self._give_up()
+            return
+        took_s = time.monotonic() - started
+        logger.info("compiled %d kinds of layer calls in %.1f s", self._layers.num_graphs, took_s)
+        self._note(self._layers)
+
+
+class CompiledAdoption:
+    """The work of taking compiled layers into use; belongs to the engine's thread.
+
+    First it compares their logits with the model's own. Then each step size is captured anew, one
+    at a time, so that running requests wait for one capture at most.
+
+    Args:
+        model: Whose layers they are.
+        layers: Compiled.
+        runner: Of that model.
+        graphs: Of that runner.
+        sample: A cache that has seen all layers, for their shapes.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: CompiledLayers,
+        runner: CudaRunner,
+        graphs: StepGraphs,
+        sample: KVCache,
+    ) -> None:
+        self._model = model
+        self._layers = layers
+        self._runner = runner
+        self._graphs = graphs
+        self._sample = sample
+        self._parts = self._steps()
+
+    def advance(self) -> bool:
+        """Do the next part; return whether there are more."""
+        try:
+            next(self._parts)
+        except StopIteration:
+            return False
+        return True
+
+    @torch.inference_mode()
+    def _steps(self) -> Iterator[None]:
+        self._runner.detach()
+        try:
+            check_packed(self._model, self._sample, self._layers.install)
+        except UnsupportedModel as error:
+            self._layers.remove()
+            logger.warning("the layers run as they are: compiled, %s", error)
+            return
+        finally:
+            self._runner.attach()
+        self._layers.install()
+        yield
+        yield from self._graphs.capture_parts()

@@ -90,7 +90,9 @@ def test_a_seed_gives_the_same_tokens_alone_and_in_company(engine: Engine) -> No
 def test_the_end_token_ends_with_stop(engine: Engine) -> None:
     def only_end(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
         wanted = END_ID if len(completion) == 2 else 65
-        return torch.full_like(logits, -torch.inf).index_fill(0, torch.tensor([wanted]), 0.0)
+        return torch.full_like(logits, -torch.inf).index_fill(
+            0, torch.tensor([wanted], device=logits.device), 0.0
+        )
 
     collected = submit(engine, "ends", PROMPTS[0], logits_hook=only_end)
 

@@ -82,7 +82,7 @@ def _create_with_kernels(
             from palma.engine.continuous.cuda.creation import create_cuda_engine
 
             return create_cuda_engine(settings, loaded, executor, checked.kv_cache)
-        except ImportError as error:
+        except ModuleNotFoundError as error:  # of Triton, which not every platform has
             reason = str(error)
         except UnsupportedModel as error:
             reason = str(error)

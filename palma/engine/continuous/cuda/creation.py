@@ -14,7 +14,8 @@ from palma.core.errors import SettingsError
 from palma.core.types import SamplingParams
 from palma.engine.base import EngineRequest, TokenDelta
 from palma.engine.continuous.cuda.engine import MAX_PREFILL_TOKENS, CudaEngine
-from palma.engine.continuous.cuda.joined_linears import speed_linears_up
+from palma.engine.continuous.cuda.joined_linears import join_linears
+from palma.engine.continuous.cuda.one_row_linear import use_one_row_linears
 from palma.engine.continuous.cuda.packed_check import BLOCK_SIZE, check_packed
 from palma.engine.continuous.cuda.paged_attention import MAX_HEAD_DIM
 from palma.engine.continuous.cuda.runner import CudaRunner, graph_sizes
@@ -56,7 +57,8 @@ def create_cuda_engine(
     started = time.monotonic()
     model, num_slots = loaded.model, settings.threads_max_workers
     require_kernels(sample)
-    speed_linears_up(model)
+    join_linears(model)
+    use_one_row_linears(model)
     check_packed(model, sample)
     peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
     num_blocks = _num_blocks(settings, loaded, sample, peak_bytes)

@@ -69,6 +69,7 @@ class CudaEngine(ContinuousEngine):
         self._device_sampler = DeviceSampler(max_running + 1, loaded.model.device)
         self._slot_owners: list[Sequence | None] = [None] * max_running
         self._in_flight: LaunchedStep | None = None
+        self._compile_kernels(loaded)
         self._step_pacer = StepPacer(graphs, PrefillPacer(MAX_PREFILL_TOKENS))
         super().__init__(
             loaded,
@@ -90,6 +91,14 @@ class CudaEngine(ContinuousEngine):
         else:
             self._at_full_speed.set()
 
+    def _compile_kernels(self, loaded: LoadedModel) -> None:
+        """Have the kernels around a pass compiled before anybody waits for them."""
+        table, model = self._cuda.slots, loaded.model
+        slots = torch.full((1,), table.trash_slot, dtype=torch.int32, device=model.device)
+        logits = torch.zeros(1, loaded.vocab_size, dtype=model.dtype, device=model.device)
+        chosen = self._device_sampler.sample(logits, slots, table.num_tokens[slots])
+        table.advance([], slots, chosen)
+
     def wait_ready(self) -> None:
         """Return when nothing is being compiled or captured any more."""
         self._at_full_speed.wait()
@@ -98,6 +107,8 @@ class CudaEngine(ContinuousEngine):
         """Cancel everything and wait for the running step, and for the compiler."""
         self._compilation.close()
         super().close()
+        self._compilation.layers.remove()
+        self._graphs.clear()
 
     def _note_compiled(self, layers: CompiledLayers) -> None:
         """Have compiled layers taken into use; called by the thread that compiled them."""

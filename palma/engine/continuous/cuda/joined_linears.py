@@ -1,8 +1,7 @@
 """Linear layers that read the same input, as queries, keys and values do, in one multiplication.
 
-The weights of such siblings become one weight. Eagerly the first sibling that is called computes
-for all, and the others find their share waiting. Dynamo, which is to see no state, has each of
-them compute everything; Inductor then merges what is the same.
+The weights of such siblings become one weight. The first sibling that is called computes for
+all, and the others find their share waiting, in a pass as in a trace of Dynamo.
 """
 
 from __future__ import annotations
@@ -30,11 +29,12 @@ class JoinedLinears(torch.nn.Module):
         self.linear = linear
         self.widths = widths
         self._shared = SharedInput(self._all_outputs, widths)
+        self._traced = SharedInput(self._all_outputs, widths)
 
     def take(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """Return the outputs of one layer: (..., widths[index]), a view of all of them."""
-        if torch.compiler.is_dynamo_compiling():
-            return self._all_outputs(x).split(self.widths, dim=-1)[index]
+        if torch.compiler.is_dynamo_compiling():  # perhaps while another thread runs the model
+            return self._traced.take(x, index)
         return self._shared.take(x, index)
 
     def _all_outputs(self, x: torch.Tensor) -> torch.Tensor:

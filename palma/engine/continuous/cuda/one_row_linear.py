@@ -39,6 +39,14 @@ class OneRowLinear(torch.nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
+def use_one_row_linears(model: torch.nn.Module) -> None:
+    """Replace the large `nn.Linear` modules of a model; no weight is copied."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if type(child) is torch.nn.Linear and is_suitable(child.weight):
+                parent._modules[name] = OneRowLinear(child)
+
+
 def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return x @ weight.T + bias, in the way that suits the number of rows."""
     if x.numel() == weight.shape[1] and is_suitable(weight):

@@ -137,13 +137,13 @@ class SlotTable:
         for sequence in sequences:
             assert sequence.state_slot is not None
             self._num_tokens[sequence.state_slot] += 1
-        grid = (-(-len(sequences) // ROWS_PER_PROGRAM),)
+        grid = (-(-len(slots) // ROWS_PER_PROGRAM),)
         advance_kernel[grid](
             slots,
             chosen,
             self.num_tokens,
             self.last_tokens,
-            len(sequences),
+            len(slots),
             BLOCK=ROWS_PER_PROGRAM,
         )
 

@@ -76,6 +76,10 @@ class StepGraphs:
         self._numbers = torch.zeros(2, largest, dtype=torch.int64, device=self._device)
         self._captured: dict[PassShape, CapturedStep] = {}
 
+    def clear(self) -> None:
+        """Give the memory of the graphs back."""
+        self._captured.clear()
+
     def capture(self) -> None:
         """Capture all sizes; see `capture_parts`."""
         for _ in self.capture_parts():

@@ -7,8 +7,12 @@ import torch
 
 pytest.importorskip("triton")
 
-from palma.engine.continuous.cuda.joined_linears import speed_linears_up
-from palma.engine.continuous.cuda.one_row_linear import OneRowLinear, multiply_row
+from palma.engine.continuous.cuda.joined_linears import join_linears
+from palma.engine.continuous.cuda.one_row_linear import (
+    OneRowLinear,
+    multiply_row,
+    use_one_row_linears,
+)
 from tests.tiny_models import tiny_llama
 
 
@@ -37,27 +41,13 @@ def test_takes_one_row_and_several(device: torch.device) -> None:
     torch.testing.assert_close(layer(rows[:, :1]), plain(rows[:, :1]), atol=2e-3, rtol=2e-3)
 
 
-def test_a_model_computes_the_same_with_its_layers_joined() -> None:
-    model, plain = tiny_llama(vocab_size=40_000), tiny_llama(vocab_size=40_000)
-    num_weights = sum(parameter.numel() for parameter in model.parameters())
-    token_ids = torch.tensor([[5, 6, 7]])
-
-    speed_linears_up(model)
-
-    with torch.inference_mode():
-        difference = model(token_ids).logits - plain(token_ids).logits
-    assert difference.abs().max() < 1e-5
-    attention = model.model.layers[0].self_attn
-    assert attention.q_proj is attention.v_proj.first
-    kept = sum(parameter.numel() for parameter in model.parameters())
-    assert kept == num_weights, "a weight is kept twice, or lost"
-    assert not attention.q_proj._waiting, "outputs of a pass that is over are kept"
-
-
-def test_large_layers_of_half_precision_take_single_rows() -> None:
+def test_large_layers_of_half_precision_take_single_rows_joined_ones_too() -> None:
     model = tiny_llama(vocab_size=40_000).half()
+    weights = sum(parameter.numel() for parameter in model.parameters())
 
-    speed_linears_up(model)
+    join_linears(model)
+    use_one_row_linears(model)
 
     assert isinstance(model.lm_head, OneRowLinear)
     assert type(model.model.layers[0].mlp.down_proj) is torch.nn.Linear
+    assert sum(parameter.numel() for parameter in model.parameters()) == weights

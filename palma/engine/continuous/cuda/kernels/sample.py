@@ -119,7 +119,7 @@ def settle(
                 chosen = _candidate(
                     logits_ptr, list_ptr + row * work_stride, vocab_size, group, is_group, tops,
                     chosen, likeliest, top, tl.sum(weights), temperature, top_p, log_min_p, top_k,
-                    seed, position, num_groups, AT_ONCE, KEY_STEPS,
+                    seed, position, AT_ONCE, KEY_STEPS,
                 )  # fmt: skip
     tl.store(chosen_ptr + row, chosen.to(tl.int64))
 
@@ -142,7 +142,6 @@ def _candidate(
     top_k,
     seed,
     position,
-    num_groups,
     AT_ONCE: tl.constexpr,
     KEY_STEPS: tl.constexpr,
 ):
@@ -151,9 +150,7 @@ def _candidate(
     per_degree = 1 / temperature
     floor = top + log_min_p * temperature
     if top_k > 0:
-        bound = nothing
-        if top_k <= num_groups:  # so many groups hold a logit from `bound` up
-            bound = _kth_of_groups(tops, top_k)
+        bound = _kth_of_groups(tops, top_k)  # so many groups hold a logit from it up
         num_listed = _list(list_ptr, group, is_group & (tops >= bound))
         kth = _kth(logits_ptr, list_ptr, num_listed, vocab_size, top_k, AT_ONCE, KEY_STEPS)
         floor = tl.maximum(floor, kth)
@@ -308,7 +305,7 @@ def _float_of(key):
 
 @triton.jit
 def _kth_of_groups(tops, k):
-    """Return the k-th greatest, rounded down to 16 bits."""
+    """Return the k-th greatest, rounded down to 16 bits; minus infinity if there are fewer."""
     prefix = tl.full((), 0, tl.uint32)
     unit = tl.full((), 1 << 30, tl.uint32)
     for _ in range(8):

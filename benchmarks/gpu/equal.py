@@ -102,7 +102,9 @@ def _compare(bench: Bench, name: str) -> str:
         vocab_size=SHAPE["vocab_size"],
         stop_token_ids=frozenset(),
     )
-    settings = bench.settings(torch_dtype="float32", threads_max_workers=NUM_SLOTS)
+    settings = bench.settings(
+        torch_dtype="float32", threads_max_workers=NUM_SLOTS, compile_layers=False
+    )
     with ThreadPoolExecutor(2 * NUM_SLOTS) as executor:
         engine = create_engine(settings, loaded, executor)
         try:

@@ -72,9 +72,10 @@ class Settings(BaseSettings):
         "auto", description="Where to compute; auto: CUDA, then Metal, then CPU."
     )
     torch_dtype: DtypeName = Field("auto", description="Precision of weights and activations.")
-    weights: Literal["as_loaded", "int8"] = Field(
+    weights: Literal["as_loaded", "int8", "float8"] = Field(
         "as_loaded",
-        description="Linear layers' weights; int8 is faster on a CPU and slightly less exact.",
+        description="Linear layers' weights; int8 is faster on a CPU, float8 on an NVIDIA GPU, and "
+        "both are slightly less exact.",
     )
     compile_layers: bool = Field(
         True,

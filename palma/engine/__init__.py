@@ -43,8 +43,7 @@ def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Exec
 
         return MockEngine(executor, settings.threads_max_workers, settings.max_model_len)
     assert loaded is not None, "only the mock engine runs without a model"
-    if settings.weights == "int8" and loaded.choice.device != "cpu":
-        raise SettingsError(f"WEIGHTS=int8 is for the CPU; this model is on {loaded.choice.device}")
+    _require_weights(settings, loaded.choice.device)
     if settings.engine == "threads":
         return _threads_engine(settings, loaded, executor, "it was asked for")
     from palma.engine.continuous import UnsupportedModel, create_continuous_engine
@@ -57,8 +56,23 @@ def create_engine(settings: Settings, loaded: LoadedModel | None, executor: Exec
                 f"KV_CACHE_TOKENS={settings.kv_cache_tokens}: {loaded.model_id} runs on the "
                 f"threads engine, which has no such cache: {reason}"
             ) from None
+        if settings.weights == "float8":
+            raise SettingsError(
+                f"WEIGHTS=float8: {loaded.model_id} runs on the threads engine, which does not "
+                f"compute with it: {reason}"
+            ) from None
         logger.warning("%s runs on the threads engine: %s", loaded.model_id, reason)
         return _threads_engine(settings, loaded, executor, f"not continuous because {reason}")
+
+
+def _require_weights(settings: Settings, device: str) -> None:
+    """Refuse a format of weights that nothing would compute with."""
+    if settings.weights == "int8" and device != "cpu":
+        raise SettingsError(f"WEIGHTS=int8 is for the CPU; this model is on {device}")
+    if settings.weights == "float8" and not device.startswith("cuda"):
+        raise SettingsError(f"WEIGHTS=float8 is for NVIDIA GPUs; this model is on {device}")
+    if settings.weights == "float8" and settings.engine != "continuous":
+        raise SettingsError("WEIGHTS=float8: only ENGINE=continuous computes with it")
 
 
 def create_encoder(

@@ -11,7 +11,7 @@ from palma.core.errors import SettingsError
 from palma.engine.continuous.cpu_kernel import find_kernel
 from palma.engine.continuous.cpu_kernel.decoder import is_known
 from palma.engine.continuous.engine import ContinuousEngine
-from palma.engine.continuous.packed_linear import pack_linears
+from palma.engine.continuous.packed_linear import WeightFormat, pack_linears
 from palma.engine.continuous.self_check import CheckedModel, UnsupportedModel, check_model
 from palma.models.resources import available_bytes
 
@@ -46,12 +46,13 @@ def create_continuous_engine(
         engine = _create_with_kernels(settings, loaded, executor, checked)
         if engine is not None:
             return engine
+    weights: WeightFormat = "int8" if settings.weights == "int8" else "as_loaded"
     is_on_cpu = loaded.choice.device == "cpu"
     kernel = find_kernel() if is_on_cpu and settings.cpu_kernel else None
     if is_on_cpu:
         report = pack_linears(
             loaded.model,
-            settings.weights,
+            weights,
             join_siblings=True,
             kernel=kernel,
             keeps_small=kernel is None or not is_known(loaded.model),
@@ -66,7 +67,7 @@ def create_continuous_engine(
         block_size=BLOCK_SIZE,
         kernel=kernel,
         builds_kernel=is_on_cpu and settings.cpu_kernel and kernel is None,
-        weights=settings.weights,
+        weights=weights,
         splits_prompts=checked.splits_prompts,
     )
 
@@ -86,6 +87,8 @@ def _create_with_kernels(
             reason = str(error)
         except UnsupportedModel as error:
             reason = str(error)
+    if settings.weights == "float8":
+        raise UnsupportedModel(f"the GPU's own kernels cannot serve it: {reason}")
     logger.warning("%s runs without the GPU's own kernels: %s", loaded.model_id, reason)
     return None
 

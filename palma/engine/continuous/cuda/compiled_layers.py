@@ -57,7 +57,7 @@ class CompiledLayers:
 
         Any thread may call it while another one serves: no module is changed, and attention is
         left out of these runs, so no KV cache is touched. On CUDA they have a stream of their
-        own, but compiling synchronizes the device: capture no CUDA graph meanwhile.
+        own, but compiling waits for the whole device, which must not capture a graph meanwhile.
 
         Args:
             example_lengths: Numbers of tokens; each takes an eager pass's memory for activations.
@@ -65,24 +65,27 @@ class CompiledLayers:
         Raises:
             CannotCompile: With the reason. The model is unchanged.
         """
-        _spare_a_trace()
         device = next(self._model.parameters()).device
         try:
+            if self._backend == "inductor":
+                _spare_a_trace()
             with torch.inference_mode(), _own_stream(device):
-                self._several = self._trace(TRACED_LENGTH)
-                self._single = self._trace(1)
+                several, single = self._trace(TRACED_LENGTH), self._trace(1)
+                if any(a.form != b.form for a, b in zip(several, single, strict=True)):
+                    raise CannotCompile("it calls its layers differently for a single token")
+                self._several, self._single = several, single
                 for num_tokens in example_lengths:
                     self._warm(num_tokens)
         except CannotCompile:
             raise
         except Exception as error:
-            reason = str(error).strip().split("\n", 1)[0]
-            raise CannotCompile(f"{type(error).__name__}: {reason}") from error
+            raise CannotCompile(_reason(error)) from error
 
     def install(self) -> None:
         """Let the layers compute with what `compile` made; belongs to the thread that runs them.
 
-        A call unlike those that the model itself makes still goes to the eager layer.
+        Call it again when a KV cache was replaced. A call unlike those that the model makes for
+        tokens in one row, without a mask and a cache of its own, still goes to the eager layer.
         """
         layers = _decoder_layers(self._model)
         for layer, single, several in zip(layers, self._single, self._several, strict=True):
@@ -162,6 +165,12 @@ class _WithoutAttention(TorchDispatchMode):
         return torch.zeros_like(func(*shape_only, **(kwargs or {})), device=device)
 
 
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, and of a backend's own where Dynamo wrapped it."""
+    error = getattr(error, "inner_exception", error)
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def _call(layer: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return layer.forward(*args, **kwargs)
 
@@ -186,7 +195,11 @@ def _note(
                 torch._dynamo.mark_dynamic(tensor, dim)
     before = _attributes(layer)
     backend.called = None
-    result = traced(layer, args, kwargs)
+    try:
+        result = traced(layer, args, kwargs)
+    except torch._dynamo.exc.FailOnRecompileLimitHit as error:
+        limit = torch._dynamo.config.recompile_limit
+        raise CannotCompile(f"its layers are of more than {limit} kinds") from error
     if backend.called is None:
         raise CannotCompile("its layers compute nothing that is traced")
     if _attributes(layer) != before:
@@ -205,17 +218,14 @@ def _attributes(layer: torch.nn.Module) -> dict[tuple[str, str], int]:
 
 def _forward(layer: torch.nn.Module, single: LayerCall, several: LayerCall) -> LayerForward:
     """Return what stands in for a layer's forward."""
-    eager = layer.forward
+    form = several.form
     call_single, call_several = single.bind(layer), several.bind(layer)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        if several.fits(args, kwargs):
-            call = call_several
-        elif single.fits(args, kwargs):
-            call = call_single
-        else:
-            return eager(*args, **kwargs)
-        return call(args, kwargs)
+        num_tokens = form.num_tokens(args, kwargs)
+        if num_tokens is None:
+            return type(layer).forward(layer, *args, **kwargs)
+        return (call_single if num_tokens == 1 else call_several)(args, kwargs)
 
     return forward
 

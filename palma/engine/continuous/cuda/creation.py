@@ -14,6 +14,7 @@ from palma.core.errors import SettingsError
 from palma.core.types import SamplingParams
 from palma.engine.base import EngineRequest, TokenDelta
 from palma.engine.continuous.cuda.engine import MAX_PREFILL_TOKENS, CudaEngine
+from palma.engine.continuous.cuda.float8_linear import require_float8, to_float8
 from palma.engine.continuous.cuda.joined_linears import join_linears
 from palma.engine.continuous.cuda.one_row_linear import use_one_row_linears
 from palma.engine.continuous.cuda.packed_check import BLOCK_SIZE, check_packed
@@ -51,13 +52,17 @@ def create_cuda_engine(
         sample: A cache that has seen all layers, for their shapes.
 
     Raises:
-        SettingsError: There is no memory for KV_CACHE_TOKENS.
+        SettingsError: There is no memory for KV_CACHE_TOKENS, or this GPU has no float8.
         UnsupportedModel: The kernels would not compute the model rightly, or nothing fits.
     """
     started = time.monotonic()
     model, num_slots = loaded.model, settings.threads_max_workers
     require_kernels(sample)
     join_linears(model)
+    if settings.weights == "float8":
+        require_float8(model.device)
+        to_float8(model, device=model.device)
+        torch.cuda.empty_cache()
     use_one_row_linears(model)
     check_packed(model, sample)
     peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
@@ -126,8 +131,8 @@ def _warm_up(model: Any, sample: KVCache, max_model_len: int, num_slots: int) ->
         torch.cuda.empty_cache()
     sizes = graph_sizes(num_slots)  # each graph keeps its logits
     rows = sum(sizes) + len(PROMPT_SIZES) * (3 * sizes[-1] + 3 * MAX_CHUNKS)
-    vocab_size = model.get_input_embeddings().num_embeddings
-    return int(1.2 * peak_bytes) + rows * vocab_size * int(model.dtype.itemsize)
+    bytes_per_row: int = model.get_input_embeddings().num_embeddings * model.dtype.itemsize
+    return int(1.2 * peak_bytes) + rows * bytes_per_row
 
 
 def _num_blocks(settings: Settings, loaded: LoadedModel, sample: KVCache, peak_bytes: int) -> int:

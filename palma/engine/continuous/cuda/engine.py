@@ -25,9 +25,9 @@ from palma.engine.continuous.cuda.sampling import DeviceSampler
 from palma.engine.continuous.cuda.slot_table import to_device
 from palma.engine.continuous.cuda.step_graphs import MAX_CHUNKS, StepGraphs
 from palma.engine.continuous.cuda.step_pacer import StepPacer
+from palma.engine.continuous.engine import ContinuousEngine, needs_own_pass
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.pacer import PrefillPacer
-from palma.engine.continuous.engine import ContinuousEngine, needs_own_pass
 from palma.engine.continuous.scheduler import Chunk, Sequence
 from palma.engine.sampler import Choice
 
@@ -142,10 +142,8 @@ class CudaEngine(ContinuousEngine):
         """Begin a step; what breaks it is found by computing its sequences one by one."""
         started = Mark(self._device)
         try:
-            if chunks:
-                logits = self._graphs.step(decodes, chunks)
-            else:
-                logits = self._graphs.decode(decodes)
+            graphs = self._graphs
+            logits = graphs.step(decodes, chunks) if chunks else graphs.decode(decodes)
         except Exception:
             logger.exception("a step failed as a whole; its sequences are computed one by one")
             self._compute_one_by_one(decodes, chunks)

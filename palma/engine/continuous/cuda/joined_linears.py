@@ -105,7 +105,9 @@ def _siblings(
     for parent in model.modules():
         for names in SIBLING_NAMES:
             children = [parent._modules.get(name) for name in names]
-            linears = [child for child in children if _is_plain(child) and num_places[id(child)] == 1]
+            linears = [
+                child for child in children if _is_plain(child) and num_places[id(child)] == 1
+            ]
             kinds = {(x.in_features, x.weight.dtype, x.weight.device) for x in linears}
             if len(linears) == len(names) and len(kinds) == 1:
                 yield parent, names
@@ -117,9 +119,7 @@ def _is_plain(module: torch.nn.Module | None) -> bool:
     return not any(getattr(module, hooks) for hooks in _HOOKS)
 
 
-def _join(
-    parent: torch.nn.Module, names: tuple[str, ...], linears: list[torch.nn.Linear]
-) -> None:
+def _join(parent: torch.nn.Module, names: tuple[str, ...], linears: list[torch.nn.Linear]) -> None:
     joined = JoinedLinears(stacked(linears), [linear.out_features for linear in linears])
     for index, (name, linear) in enumerate(zip(names, linears, strict=True)):
         parent._modules[name] = JoinedLinear(joined, index, linear).train(linear.training)

@@ -14,7 +14,8 @@ Graph = Callable[..., Sequence[torch.Tensor]]
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """What a layer is called with: positional arguments, and those with names."""
 
-CONSTANTS = (type(None), bool, int, float, str)
+CONSTANTS = (type(None), bool)
+"""Kinds of other arguments, each value of which is one object."""
 
 
 class CannotCompile(Exception):
@@ -64,6 +65,33 @@ Source = Argument | Attribute | Size
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """What the arguments of a layer look like.
+
+    Attributes:
+        num_args: How many positional ones there are.
+        names: Of the others.
+        constants: Those that are no tensors.
+        hidden: The first tensor: (1, num_tokens, hidden_size).
+    """
+
+    num_args: int
+    names: frozenset[str]
+    constants: tuple[tuple[Argument, Any], ...]
+    hidden: Argument
+
+    def num_tokens(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+        """Return the number of tokens of a call, or None of one that does not look so."""
+        if len(args) != self.num_args or kwargs.keys() != self.names:
+            return None
+        for argument, value in self.constants:
+            if argument.of(args, kwargs) is not value:
+                return None
+        shape = self.hidden.of(args, kwargs).shape
+        return int(shape[1]) if len(shape) == 3 and shape[0] == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCall:
     """A graph, and how to call it in a layer's place.
 
@@ -71,30 +99,13 @@ class LayerCall:
         graph: Shared with all layers of the kind.
         sources: Of the graph's inputs, in order.
         result: Which output of the graph the layer returns, or a tuple of such; None is None.
-        num_args: How many positional arguments there are.
-        names: Of the other arguments.
-        constants: The arguments that are no tensors; the graph is right for these only.
-        hidden: The first tensor among the arguments: (1, num_tokens, hidden_size).
-        is_single: Whether the graph is for one token, or for any number above.
+        form: Of the calls that the graph is right for.
     """
 
     graph: Graph
     sources: tuple[Source, ...]
     result: int | tuple[int | None, ...]
-    num_args: int
-    names: frozenset[str]
-    constants: tuple[tuple[Argument, Any], ...]
-    hidden: Argument
-    is_single: bool
-
-    def fits(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether a call is like the one that was traced."""
-        if len(args) != self.num_args or kwargs.keys() != self.names:
-            return False
-        if any(argument.of(args, kwargs) != value for argument, value in self.constants):
-            return False
-        hidden: torch.Tensor = self.hidden.of(args, kwargs)
-        return (hidden.shape[1] == 1) is self.is_single and hidden.shape[0] == 1
+    form: Form
 
     def bind(self, layer: torch.nn.Module) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         """Look up what hangs on a layer; return what computes it for (args, kwargs)."""
@@ -166,16 +177,11 @@ def call_of(
     for argument, value in constants:
         if not isinstance(value, CONSTANTS):
             raise CannotCompile(f"its argument {argument.key!r} is a {type(value).__name__}")
-    hidden, states = tensors[0]
     return LayerCall(
         graph=graph,
         sources=tuple(_sources(flat, layer, tensors)),
         result=_result(result, outputs),
-        num_args=len(args),
-        names=frozenset(kwargs),
-        constants=tuple(constants),
-        hidden=hidden,
-        is_single=states.shape[1] == 1,
+        form=Form(len(args), frozenset(kwargs), tuple(constants), hidden=tensors[0][0]),
     )
 
 

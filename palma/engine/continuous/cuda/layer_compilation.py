@@ -110,9 +110,7 @@ class CompiledAdoption:
     def _steps(self) -> Iterator[None]:
         self._runner.detach()
         try:
-            check_packed(
-                self._model, self._sample, self._layers.install, leniency=LENIENCY
-            )
+            check_packed(self._model, self._sample, self._layers.install, leniency=LENIENCY)
         except UnsupportedModel as error:
             self._layers.remove()
             logger.warning("the layers run as they are: compiled, %s", error)

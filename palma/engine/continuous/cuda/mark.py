@@ -14,7 +14,7 @@ class Mark:
         self._event: torch.cuda.Event | None = None
         self._time = time.perf_counter()
         if device.type == "cuda":
-            self._event = torch.cuda.Event(enable_timing=True)
+            self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             self._event.record()
 
     def wait(self) -> None:
@@ -26,4 +26,4 @@ class Mark:
         """Return how long the device took from here; both have been reached."""
         if self._event is None or later._event is None:
             return later._time - self._time
-        return self._event.elapsed_time(later._event) / 1000
+        return float(self._event.elapsed_time(later._event)) / 1000

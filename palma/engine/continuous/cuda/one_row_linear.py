@@ -64,9 +64,7 @@ def is_suitable(weight: torch.Tensor) -> bool:
     )
 
 
-def multiply_row(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
+def multiply_row(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Return x @ weight.T + bias.
 
     Args:
@@ -96,8 +94,11 @@ def multiply_row(
     return out
 
 
-def _shape(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+def _empty_result(x: torch.Tensor, weight: torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
+    """Return a tensor of the shape that `multiply_row` returns, for the compiler."""
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
-torch.library.custom_op("palma::one_row_linear", multiply_row, mutates_args=()).register_fake(_shape)
+torch.library.custom_op("palma::one_row_linear", multiply_row, mutates_args=()).register_fake(
+    _empty_result
+)

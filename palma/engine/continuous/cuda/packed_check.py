@@ -9,6 +9,7 @@ import torch
 
 from palma.core.types import SamplingParams
 from palma.engine.base import EngineRequest, TokenDelta
+from palma.engine.continuous.cuda.float8_linear import Float8Linear
 from palma.engine.continuous.cuda.runner import CudaRunner
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.scheduler import Chunk, Sequence
@@ -22,6 +23,9 @@ from palma.engine.continuous.self_check import (
 BLOCK_SIZE = 16
 PROMPT_LENGTHS = (37, 21)
 CHUNK_TOKENS = 20
+
+MAX_FLOAT8_ERROR = 0.25
+"""Of two ways through float8 layers: several rows are quantized, and a single one is not."""
 
 
 def check_packed(
@@ -58,7 +62,9 @@ def check_packed(
     finally:
         runner.close()
     found = torch.cat([before_last, both[:1], both[1:], last]).float()
-    require_same(expected, found, leniency * MAX_RELATIVE_ERROR[model.dtype])
+    is_float8 = any(isinstance(module, Float8Linear) for module in model.modules())
+    allowed = MAX_FLOAT8_ERROR if is_float8 else leniency * MAX_RELATIVE_ERROR[model.dtype]
+    require_same(expected, found, allowed)
 
 
 def _advance(runner: CudaRunner, sequence: Sequence, num_tokens: int) -> torch.Tensor:

@@ -184,7 +184,7 @@ def paged_attention_cuda(
     return attended, None
 
 
-def _attend(
+def _attend(  # noqa: PLR0917  # a torch operator's arguments have places
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -214,24 +214,16 @@ def _attend(
     return out
 
 
+def _empty_result(
+    query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    """Return a tensor of the shape that `_attend` returns, for the compiler."""
+    return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+
+
 torch.library.custom_op(
     "palma::paged_attention", _attend, mutates_args={"key_cache", "value_cache"}
-)
-
-
-@torch.library.register_fake("palma::paged_attention")
-def _shape(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    sinks: torch.Tensor | None,
-    scaling: float,
-    sliding_window: int,
-    softcap: float,
-) -> torch.Tensor:
-    return query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+).register_fake(_empty_result)
 
 
 def _width(dim: int) -> int:

@@ -55,9 +55,8 @@ class PromptInputs:
     def view(cls, numbers: torch.Tensor, shape: PassShape) -> PromptInputs:
         """Divide (num_numbers,), int64."""
         n = shape.num_tokens
-        tokens, tiles, kept = numbers.split(
-            [3 * n, 4 * shape.num_tiles, shape.num_rows + shape.num_kept]
-        )
+        sizes = [3 * n, 4 * shape.num_tiles, shape.num_rows + shape.num_kept]
+        tokens, tiles, kept = torch.split(numbers, sizes)
         return cls(tokens[:n], tokens[n : 2 * n], tokens[2 * n :], tiles.view(-1, 4), kept)
 
 

@@ -63,7 +63,7 @@ class CudaRunner:
         """Point the model's attention at this runner; another one's was there perhaps."""
         self._model.set_attn_implementation(ATTENTION_NAME)
         for module in self._model.modules():
-            layer = self.kv_cache.layers.get(getattr(module, "layer_idx", None))
+            layer = self.kv_cache.layers.get(getattr(module, "layer_idx", -1))
             if layer is not None:
                 setattr(module, KEY_CACHE, layer[0])
                 setattr(module, VALUE_CACHE, layer[1])

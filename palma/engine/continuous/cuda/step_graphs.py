@@ -104,7 +104,9 @@ class StepGraphs:
             yield
         self._captured = captured
         took_s = time.monotonic() - started
-        logger.info("captured %d CUDA graphs in %.1f s", len(captured), took_s)
+        logger.info(
+            "captured %d CUDA graphs in %.1f s; %s", len(captured), took_s, self._durations()
+        )
 
     @torch.inference_mode()
     def decode(self, sequences: Rows[Sequence]) -> torch.Tensor:
@@ -156,6 +158,16 @@ class StepGraphs:
         shape = self._mixed_shape(num_rows, num_tokens)
         captured = None if shape is None else self._captured.get(shape)
         return None if captured is None else captured.duration_s
+
+    def _durations(self) -> str:
+        """Say what steps take without any sequence."""
+        rows, tokens = self.row_sizes, self.prompt_sizes
+        decode = [f"{1000 * (self.decode_s(n) or 0):.2f}" for n in (rows[0], rows[-1])]
+        mixed = [f"{1000 * (self.step_s(rows[-1], n) or 0):.1f}" for n in tokens]
+        return (
+            f"a step takes {decode[0]} ms for 1 sequence, {decode[1]} for {rows[-1]}, and with "
+            f"{', '.join(map(str, tokens))} prompt tokens beside these {', '.join(mixed)} ms"
+        )
 
     def _shapes(self) -> Iterator[PassShape]:
         for num_tokens in reversed(self.prompt_sizes):
@@ -215,7 +227,7 @@ class CudaGraph:
 
     def record(self, run: Callable[[], torch.Tensor]) -> torch.Tensor:
         """See `RecordedPass.record`."""
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # kernels are compiled, libraries choose theirs
             run()

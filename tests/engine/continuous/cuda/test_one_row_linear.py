@@ -17,7 +17,9 @@ from tests.tiny_models import tiny_llama
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize(("num_outputs", "num_inputs"), [(7, 33), (64, 2048), (9, 2500), (24, 9000)])
+@pytest.mark.parametrize(
+    ("num_outputs", "num_inputs"), [(7, 33), (64, 2048), (9, 2500), (24, 9000)]
+)
 def test_equals_a_matrix_product(
     num_outputs: int, num_inputs: int, has_bias: bool, device: torch.device
 ) -> None:

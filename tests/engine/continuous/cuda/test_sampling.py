@@ -247,11 +247,37 @@ def test_tokens_come_as_often_as_on_the_host(params: SamplingParams, device: tor
 
 def test_the_last_of_the_candidates_may_come_first(device: torch.device) -> None:
     logits = torch.full((200,), -torch.inf)
-    logits[[3, 150]] = torch.tensor([0.1, 0.0])
+    logits[[3, 40]] = torch.tensor([0.1, 0.0])
 
     for bound in ({"top_k": 2}, {"top_p": 0.6}, {"min_p": 0.9}):
         drawn = draw_often(logits, SamplingParams(seed=1, **bound), device, num_draws=8)
-        assert set(drawn) == {3, 150}
+        assert set(drawn) == {3, 40}
+
+
+def test_temperature_weighs_groups_and_the_tokens_in_them(device: torch.device) -> None:
+    """As softmax of ten times the logits: token 150 in 45 of 100 draws, 1 to 63 in 0.3."""
+    logits = torch.full((200,), -torch.inf)
+    logits[:64] = -1.0
+    logits[[0, 150]] = torch.tensor([0.0, -0.02])
+
+    drawn = draw_often(logits, SamplingParams(seed=1, temperature=0.1), device, num_draws=24)
+
+    assert set(drawn) == {0, 150}
+    assert 5 < drawn.count(150) < 18
+
+
+def test_temperature_weighs_what_is_drawn_from_the_candidates_alone(device: torch.device) -> None:
+    """Most first draws are below min_p; token 0 then has 0.7 of the weight, 40 others the rest."""
+    logits = torch.full((4099,), -0.6)
+    logits[::100] = -0.45
+    logits[0] = 0.0
+    params = SamplingParams(seed=1, temperature=0.1, min_p=0.005)
+
+    drawn = draw_often(logits, params, device, num_draws=24)
+
+    assert set(drawn) <= set(range(0, 4099, 100))
+    assert 12 < drawn.count(0) < 23
+    assert min(token_id for token_id in drawn if token_id) < 2000
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])

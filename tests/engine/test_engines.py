@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,7 +25,13 @@ PROMPTS = [[1, 2, 3], list(range(50, 90)), [7], [200] * 12, [5, 4, 3, 2, 1], lis
 
 @pytest.fixture(scope="module", params=["threads", "continuous", "cuda"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with ThreadPoolExecutor(MAX_RUNNING + 1) as executor:
+    with contextlib.ExitStack() as stack:
+        executor = stack.enter_context(ThreadPoolExecutor(MAX_RUNNING + 1))
+        if request.param == "cuda":
+            pytest.importorskip("triton")
+            from tests.engine.continuous.cuda.engines import kernels_for_tests
+
+            stack.enter_context(kernels_for_tests())
         engine = make_engine(request.param, executor)
         yield engine
         engine.close()
@@ -34,7 +41,6 @@ def make_engine(name: str, executor: ThreadPoolExecutor) -> Engine:
     if name == "threads":
         return ThreadsEngine(tiny_loaded_model(), executor, MAX_RUNNING)
     if name == "cuda":
-        pytest.importorskip("triton")
         from tests.engine.continuous.cuda.engines import DEVICE, make_cuda_engine
 
         return make_cuda_engine(tiny_loaded_model(device=DEVICE), executor, MAX_RUNNING)

@@ -105,7 +105,7 @@ class CompiledLayers:
         def stand_in(_: int, layer: torch.nn.Module) -> LayerForward:
             def forward(*args: Any, **kwargs: Any) -> Any:
                 calls.append(_note(traced, backend, layer, args, kwargs))
-                with _WithoutAttention():
+                with _without_attention():
                     return calls[-1].bind(layer)(args, kwargs)
 
             return forward
@@ -121,7 +121,7 @@ class CompiledLayers:
             compiled = _forward(layer, self._single[index], self._several[index])
 
             def forward(*args: Any, **kwargs: Any) -> Any:
-                with _WithoutAttention():
+                with _without_attention():
                     return compiled(*args, **kwargs)
 
             return forward
@@ -152,7 +152,7 @@ class _NotingBackend:
         return note
 
 
-class _WithoutAttention(TorchDispatchMode):
+class _WithoutAttention(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """In this thread, Palma's operators that write return zeros, and write nothing."""
 
     def __torch_dispatch__(
@@ -163,6 +163,10 @@ class _WithoutAttention(TorchDispatchMode):
         device = next(x.device for x in args if isinstance(x, torch.Tensor))
         shape_only = [x.to("meta") if isinstance(x, torch.Tensor) else x for x in args]
         return torch.zeros_like(func(*shape_only, **(kwargs or {})), device=device)
+
+
+def _without_attention() -> TorchDispatchMode:
+    return _WithoutAttention()  # type: ignore[no-untyped-call]
 
 
 def _reason(error: Exception) -> str:
@@ -289,7 +293,7 @@ def _own_stream(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         yield
     stream.synchronize()
@@ -306,4 +310,5 @@ def _spare_a_trace() -> None:
     graph = torch.fx.Graph()
     graph.output(graph.placeholder("x"))
     module = torch.fx.GraphModule(torch.nn.Module(), graph)
-    InterpreterShim._dummy_gm = staticmethod(lambda: module)
+    vars_of_class: Any = InterpreterShim
+    vars_of_class._dummy_gm = staticmethod(lambda: module)

@@ -76,10 +76,10 @@ class Float8Linear(torch.nn.Module):
         if rows.shape[0] == 1:
             mapped = _multiply_row(rows, self.values, self.scales)
         else:
-            mapped = _multiply_rows(rows, self.values, self.scales).to(x.dtype)
+            mapped = _multiply_rows(rows, self.values, self.scales)
         if self.bias is not None:
             mapped = mapped + self.bias
-        return mapped.view(*x.shape[:-1], self.out_features)
+        return mapped.to(x.dtype).view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         """Show the sizes as `nn.Linear` does."""
@@ -212,7 +212,7 @@ def _float8_product(
 
 @_float8_product.register_fake
 def _(
-    values: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor, weight_scales: torch.Tensor
+    values: torch.Tensor, _scales: torch.Tensor, weight: torch.Tensor, _: torch.Tensor
 ) -> torch.Tensor:
     return values.new_empty(values.shape[0], weight.shape[0], dtype=torch.bfloat16)
 
@@ -223,5 +223,5 @@ def _float8_row(row: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -
 
 
 @_float8_row.register_fake
-def _(row: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+def _(row: torch.Tensor, values: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     return row.new_empty(1, values.shape[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any, TypeGuard
 
 import torch
 
@@ -26,7 +27,7 @@ class JoinedLinears(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Module, widths: list[int]) -> None:
         super().__init__()
-        self.linear = linear
+        self.linear: Any = linear
         self.widths = widths
         self._shared = SharedInput(self._all_outputs, widths)
         self._traced = SharedInput(self._all_outputs, widths)
@@ -58,13 +59,13 @@ class JoinedLinear(torch.nn.Module):
     @property
     def weight(self) -> torch.Tensor:
         """(out_features, in_features): its part of the joined weight."""
-        return self.joined.linear.weight.split(self.joined.widths)[self._index]
+        return self._part_of(self.joined.linear.weight)
 
     @property
     def bias(self) -> torch.Tensor | None:
         """(out_features,): its part of the joined bias, if there is one."""
-        bias: torch.Tensor | None = self.joined.linear.bias
-        return None if bias is None else bias.split(self.joined.widths)[self._index]
+        bias = self.joined.linear.bias
+        return None if bias is None else self._part_of(bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., in_features) to (..., out_features)."""
@@ -73,6 +74,10 @@ class JoinedLinear(torch.nn.Module):
     def extra_repr(self) -> str:
         """Show the sizes as `nn.Linear` does."""
         return f"{self.in_features}, {self.out_features}"
+
+    def _part_of(self, rows: torch.Tensor) -> torch.Tensor:
+        first = sum(self.joined.widths[: self._index])
+        return rows[first : first + self.out_features]
 
 
 def join_linears(model: torch.nn.Module) -> int:
@@ -113,7 +118,7 @@ def _siblings(
                 yield parent, names
 
 
-def _is_plain(module: torch.nn.Module | None) -> bool:
+def _is_plain(module: torch.nn.Module | None) -> TypeGuard[torch.nn.Linear]:
     if type(module) is not torch.nn.Linear or "forward" in vars(module):
         return False
     return not any(getattr(module, hooks) for hooks in _HOOKS)

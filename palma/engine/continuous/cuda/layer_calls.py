@@ -186,7 +186,8 @@ def call_of(
 
 
 def _leaves(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[Argument, Any]]:
-    for key, value in [*enumerate(args), *kwargs.items()]:
+    given: list[tuple[int | str, Any]] = [*enumerate(args), *kwargs.items()]
+    for key, value in given:
         if isinstance(value, tuple):
             yield from ((Argument(key, item), part) for item, part in enumerate(value))
         else:

@@ -39,7 +39,7 @@ written_to: list[int] = []
 
 
 @torch.library.custom_op("palma_test::attention", mutates_args={"key_cache", "value_cache"})
-def attention(
+def attention(  # noqa: PLR0917  # a torch operator's arguments have places
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -57,7 +57,7 @@ def attention(
     scores = query @ key.repeat_interleave(group, 1).transpose(2, 3) * scaling
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
-    seen = torch.ones(num_tokens, num_tokens, dtype=torch.bool).tril()
+    seen = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=query.device).tril()
     if sliding_window:
         seen = seen.triu(1 - sliding_window)
     weights = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
@@ -95,19 +95,22 @@ def attend_by_number(module: Any, *args: Any, **rules: Any) -> tuple[torch.Tenso
     return attended * (1 + module.layer_idx / 100), None
 
 
-def tiny_model(model_type: str = "llama", function: Callable[..., Any] = attend) -> Any:
+def tiny_model(
+    device: torch.device, model_type: str = "llama", function: Callable[..., Any] = attend
+) -> Any:
     AttentionInterface.register("palma_test", function)
     config = AutoConfig.for_model(model_type, **SHAPE, **CHANGES.get(model_type, {}))
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="palma_test").eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="palma_test")
+    model = model.eval().to(device)
     give_caches(model, NUM_SLOTS)
     return model
 
 
 def give_caches(model: Any, num_slots: int) -> None:
     for layer in model.model.layers:
-        layer.self_attn.palma_key_cache = torch.zeros(2, num_slots, 8)
-        layer.self_attn.palma_value_cache = torch.zeros(2, num_slots, 8)
+        layer.self_attn.palma_key_cache = torch.zeros(2, num_slots, 8, device=model.device)
+        layer.self_attn.palma_value_cache = torch.zeros(2, num_slots, 8, device=model.device)
 
 
 def caches(model: Any) -> torch.Tensor:
@@ -120,8 +123,9 @@ def caches(model: Any) -> torch.Tensor:
 
 @torch.inference_mode()
 def logits(model: Any, num_tokens: int, num_rows: int = 1) -> torch.Tensor:
-    token_ids = (torch.arange(num_rows * num_tokens) * 37 % 160).view(num_rows, num_tokens)
-    positions = torch.arange(num_tokens)[None]
+    token_ids = torch.arange(num_rows * num_tokens, device=model.device) * 37 % 160
+    token_ids = token_ids.view(num_rows, num_tokens)
+    positions = torch.arange(num_tokens, device=model.device)[None]
     output = model(input_ids=token_ids, position_ids=positions, use_cache=False)
     found: torch.Tensor = output.logits
     return found
@@ -143,8 +147,8 @@ def require_same_as_eager(model: Any, compiled: CompiledLayers, tolerance: float
 
 
 @pytest.mark.parametrize("model_type", KINDS)
-def test_layers_of_a_kind_share_two_graphs(model_type: str) -> None:
-    model = tiny_model(model_type)
+def test_layers_of_a_kind_share_two_graphs(device: torch.device, model_type: str) -> None:
+    model = tiny_model(device, model_type)
     compiled = CompiledLayers(model, _backend="eager")
 
     compiled.compile([3])
@@ -158,8 +162,10 @@ def test_layers_of_a_kind_share_two_graphs(model_type: str) -> None:
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch, inside Inductor
 @pytest.mark.parametrize("joined", [False, True])
 @pytest.mark.parametrize("model_type", KINDS)
-def test_inductor_computes_the_same_within_rounding(model_type: str, joined: bool) -> None:
-    model = tiny_model(model_type)
+def test_inductor_computes_the_same_within_rounding(
+    device: torch.device, model_type: str, joined: bool
+) -> None:
+    model = tiny_model(device, model_type)
     if joined:
         join_linears(model)
     compiled = CompiledLayers(model)
@@ -174,8 +180,8 @@ def test_inductor_computes_the_same_within_rounding(model_type: str, joined: boo
     require_same_as_eager(model, compiled, 1e-5)
 
 
-def test_compiling_leaves_modules_and_caches_as_they_are() -> None:
-    model = tiny_model("gemma2")
+def test_compiling_leaves_modules_and_caches_as_they_are(device: torch.device) -> None:
+    model = tiny_model(device, "gemma2")
     before = {name: dict(vars(module)) for name, module in model.named_modules()}
     compiled = CompiledLayers(model, _backend="eager")
 
@@ -189,11 +195,11 @@ def test_compiling_leaves_modules_and_caches_as_they_are() -> None:
     assert not caches(model).any()
 
 
-def test_install_takes_the_caches_and_weights_of_then() -> None:
-    model = tiny_model()
+def test_install_takes_the_caches_and_weights_of_then(device: torch.device) -> None:
+    model = tiny_model(device)
     compiled = CompiledLayers(model, _backend="eager")
     compiled.compile([])
-    model.model.layers[3].mlp.up_proj.weight = torch.nn.Parameter(torch.ones(48, 32))
+    model.model.layers[3].mlp.up_proj.weight = torch.nn.Parameter(torch.ones(48, 32, device=device))
     give_caches(model, 3 * NUM_SLOTS)
     expected, written = logits(model, 9), caches(model)
 
@@ -204,8 +210,8 @@ def test_install_takes_the_caches_and_weights_of_then() -> None:
     assert torch.equal(caches(model), written)
 
 
-def test_other_calls_than_the_models_own_go_to_the_eager_layers() -> None:
-    model = tiny_model()
+def test_other_calls_than_the_models_own_go_to_the_eager_layers(device: torch.device) -> None:
+    model = tiny_model(device)
     compiled = CompiledLayers(model, _backend="eager")
     compiled.compile([])
     expected = logits(model, 9, num_rows=2)
@@ -215,8 +221,8 @@ def test_other_calls_than_the_models_own_go_to_the_eager_layers() -> None:
     assert torch.equal(logits(model, 9, num_rows=2), expected)
 
 
-def test_installing_twice_and_removing_leaves_the_eager_layers() -> None:
-    model = tiny_model()
+def test_installing_twice_and_removing_leaves_the_eager_layers(device: torch.device) -> None:
+    model = tiny_model(device)
     compiled = CompiledLayers(model, _backend="eager")
     compiled.compile([])
 
@@ -248,9 +254,9 @@ class Counting(torch.nn.Module):
     ("mlp", "reason"), [(Impatient(), "data-dependent"), (Counting(), "one call to the next")]
 )
 def test_layers_that_cannot_be_compiled_are_refused_with_the_reason(
-    mlp: torch.nn.Module, reason: str
+    device: torch.device, mlp: torch.nn.Module, reason: str
 ) -> None:
-    model = tiny_model()
+    model = tiny_model(device)
     model.model.layers[5].mlp = mlp
     expected = logits(model, 9)
 
@@ -260,8 +266,8 @@ def test_layers_that_cannot_be_compiled_are_refused_with_the_reason(
     assert torch.equal(logits(model, 9), expected)
 
 
-def test_layers_that_read_their_number_share_nothing_and_are_refused() -> None:
-    model = tiny_model(function=attend_by_number)
+def test_layers_that_read_their_number_share_nothing_and_are_refused(device: torch.device) -> None:
+    model = tiny_model(device, function=attend_by_number)
 
     with pytest.raises(CannotCompile, match="more than 8 kinds"):
         CompiledLayers(model, _backend="eager").compile([])

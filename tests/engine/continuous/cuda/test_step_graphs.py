@@ -19,7 +19,11 @@ from tests.tiny_models import tiny_llama, tiny_loaded_model
 pytest.importorskip("triton")
 
 from palma.engine.continuous.cuda import creation, step_graphs
-from tests.engine.continuous.cuda.engines import DEVICE, make_cuda_engine
+from tests.engine.continuous.cuda.engines import (
+    DEVICE,
+    kernels_for_tests,
+    make_cuda_engine,
+)
 
 PROMPTS = [[1, 2, 3], list(range(50, 90)), [7], [200] * 12, list(range(9, 150))]
 MAX_TOKENS = 6
@@ -57,7 +61,7 @@ def replays(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_tokens_equal_generate(replays: list[str]) -> None:
-    with ThreadPoolExecutor(1) as executor:
+    with kernels_for_tests(), ThreadPoolExecutor(1) as executor:
         engine = make_cuda_engine(tiny_loaded_model(device=DEVICE), executor, 3)
         num_trials = len(replays)
         running = [

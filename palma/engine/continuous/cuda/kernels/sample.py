@@ -45,7 +45,7 @@ DRAW_FROM_REST = tl.constexpr(2)
 """The first of them."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots_ptr"])
 def scan(
     logits_ptr,  # (num_rows, vocab_size)
     row_stride,
@@ -73,7 +73,7 @@ def scan(
         tl.store(weights_ptr + row * work_stride + group, tl.sum(weights, 1))
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots_ptr", "positions_ptr"])
 def settle(
     logits_ptr,  # (num_rows, vocab_size)
     row_stride,

@@ -133,12 +133,12 @@ def make_model(model_type: str) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
-def make_loaded(model: Any) -> LoadedModel:
+def make_loaded(model: Any, device: str = "cpu") -> LoadedModel:
     return LoadedModel(
         model_id="tiny",
         model=model,
         tokenizer=cast(Any, MockTokenizer()),
-        choice=DeviceChoice("cpu", "float32", "a test"),
+        choice=DeviceChoice(device, "float32", "a test"),
         max_model_len=64,
         vocab_size=SHAPE["vocab_size"],
         stop_token_ids=frozenset(),
@@ -146,7 +146,7 @@ def make_loaded(model: Any) -> LoadedModel:
 
 
 def generate(model: Any, prompt: list[int]) -> list[int]:
-    inputs = torch.tensor([prompt])
+    inputs = torch.tensor([prompt], device=model.device)
     output = model.generate(
         inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=MAX_TOKENS, do_sample=False
     )
@@ -179,6 +179,37 @@ def test_greedy_tokens_equal_generate(model_type: str) -> None:
             max_prefill_tokens=5,
             splits_prompts=checked.splits_prompts,
         )
+        running = [
+            submit(engine, str(number), prompt, max_tokens=MAX_TOKENS)
+            for number, prompt in enumerate(PROMPTS * 2)
+        ]
+        for prompt_tokens, collected in zip(expected * 2, running, strict=True):
+            assert collected.wait() == "length"
+            assert collected.token_ids == prompt_tokens
+        engine.close()
+
+
+ON_GPU_OFTEN = ["llama", "qwen3", "gemma2", "gpt_oss", "mixtral"]
+ON_GPU_SELDOM = [
+    *("cohere2", "exaone4", "gemma3_text", "glm4", "gpt_neox", "granite", "mistral", "olmo2"),
+    *("phi3", "phimoe", "qwen2", "qwen3_moe", "smollm3", "starcoder2"),
+]
+
+
+@pytest.mark.parametrize(
+    "model_type",
+    [*ON_GPU_OFTEN, *(pytest.param(name, marks=pytest.mark.slow) for name in ON_GPU_SELDOM)],
+)
+@pytest.mark.filterwarnings("ignore")  # Transformers' own, about tiny configs
+def test_greedy_tokens_of_packed_passes_equal_generate(model_type: str) -> None:
+    """The same for the engine that packs all tokens of a step into one row."""
+    pytest.importorskip("triton")
+    from tests.engine.continuous.cuda.engines import DEVICE, kernels_for_tests, make_cuda_engine
+
+    model = make_model(model_type).to(DEVICE)
+    expected = [generate(model, prompt) for prompt in PROMPTS]
+    with kernels_for_tests(), ThreadPoolExecutor(1) as executor:
+        engine = make_cuda_engine(make_loaded(model, DEVICE), executor, 4, num_tokens=128)
         running = [
             submit(engine, str(number), prompt, max_tokens=MAX_TOKENS)
             for number, prompt in enumerate(PROMPTS * 2)

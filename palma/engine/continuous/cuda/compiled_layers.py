@@ -40,6 +40,7 @@ class CompiledLayers:
 
     Args:
         model: A causal language model of Transformers, in eval mode.
+        _backend: Of `torch.compile`; tests have a faster one.
 
     Attributes:
         num_graphs: Compiled so far: for each kind of layer one at one token, and one at more.
@@ -66,6 +67,9 @@ class CompiledLayers:
             CannotCompile: With the reason. The model is unchanged.
         """
         device = next(self._model.parameters()).device
+        modules = _decoder_layers(self._model).modules()
+        if any("forward" in vars(module) for module in modules):
+            raise CannotCompile("somebody else has replaced the forward of one of its modules")
         try:
             if self._backend == "inductor":
                 _spare_a_trace()
@@ -310,5 +314,5 @@ def _spare_a_trace() -> None:
     graph = torch.fx.Graph()
     graph.output(graph.placeholder("x"))
     module = torch.fx.GraphModule(torch.nn.Module(), graph)
-    vars_of_class: Any = InterpreterShim
-    vars_of_class._dummy_gm = staticmethod(lambda: module)
+    shim: Any = InterpreterShim
+    shim._dummy_gm = staticmethod(lambda: module)

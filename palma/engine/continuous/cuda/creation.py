@@ -58,13 +58,7 @@ def create_cuda_engine(
     started = time.monotonic()
     model, num_slots = loaded.model, settings.threads_max_workers
     require_kernels(sample)
-    join_linears(model)
-    if settings.weights == "float8":
-        require_float8(model.device)
-        to_float8(model, device=model.device)
-        torch.cuda.empty_cache()
-    use_one_row_linears(model)
-    check_packed(model, sample)
+    _prepare_layers(model, sample, is_float8=settings.weights == "float8")
     peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
     num_blocks = _num_blocks(settings, loaded, sample, peak_bytes)
     cache = KVCache.like(sample, num_blocks + 1, BLOCK_SIZE)
@@ -93,6 +87,23 @@ def create_cuda_engine(
         sample=sample,
         compiles_layers=settings.compile_layers and model.device.type == "cuda",
     )
+
+
+def _prepare_layers(model: Any, sample: KVCache, *, is_float8: bool) -> None:
+    """Give the model its fast layers, and compare what it then computes with what it did.
+
+    Float8 layers come after the check, each having been compared with the one it replaces: in a
+    deep model their rounding adds up to more than a wrong layer would show.
+    """
+    join_linears(model)
+    if is_float8:
+        require_float8(model.device)
+        check_packed(model, sample)
+        to_float8(model, device=model.device)
+        torch.cuda.empty_cache()
+    use_one_row_linears(model)
+    if not is_float8:
+        check_packed(model, sample)
 
 
 def require_kernels(sample: KVCache) -> None:

@@ -66,7 +66,7 @@ def _update(state: torch.Tensor, updates: torch.Tensor, count: int, **_: Any) ->
     state[updates[:count].long()] = updates[count : 2 * count]
 
 
-def _gather(
+def _gather(  # noqa: PLR0917
     row_slots: torch.Tensor,
     num_tokens: torch.Tensor,
     last_tokens: torch.Tensor,
@@ -92,7 +92,7 @@ def _advance(
     num_tokens[slots.long()] += 1
 
 
-def _attend(
+def _attend(  # noqa: PLR0917
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

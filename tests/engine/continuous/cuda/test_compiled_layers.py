@@ -266,6 +266,15 @@ def test_layers_that_cannot_be_compiled_are_refused_with_the_reason(
     assert torch.equal(logits(model, 9), expected)
 
 
+def test_modules_that_others_have_changed_are_refused(device: torch.device) -> None:
+    model = tiny_model(device)
+    mlp = model.model.layers[5].mlp
+    mlp.forward = mlp.forward
+
+    with pytest.raises(CannotCompile, match="somebody else"):
+        CompiledLayers(model, _backend="eager").compile([])
+
+
 def test_layers_that_read_their_number_share_nothing_and_are_refused(device: torch.device) -> None:
     model = tiny_model(device, function=attend_by_number)
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from palma.core.errors import SettingsError
+from palma.engine.continuous.cuda import float8_linear
 from palma.engine.continuous.cuda.float8_linear import (
     Float8Linear,
     require_float8,
@@ -266,3 +267,13 @@ def test_inductor_computes_the_same(device: torch.device, num_rows: int) -> None
         expected = layer(x)
 
     assert relative_error(found, expected) < 1e-2
+
+
+def test_a_layer_that_float8_is_too_coarse_for_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(128, 64), torch.nn.Linear(64, 128)).bfloat16()
+    errors = iter([0.04, 0.2])
+    monkeypatch.setattr(float8_linear, "relative_error", lambda *_: next(errors))
+
+    to_float8(model, device=torch.device("cpu"))
+
+    assert [type(layer) for layer in model] == [Float8Linear, torch.nn.Linear]

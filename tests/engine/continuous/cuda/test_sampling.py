@@ -14,8 +14,8 @@ from palma.engine.sampler import candidates
 
 NUM_SLOTS = 8
 HAS_GPU = torch.cuda.is_available()
-NUM_DRAWS = 20_000 if HAS_GPU else 40
-NUM_SLOW_DRAWS = 20_000 if HAS_GPU else 16
+NUM_DRAWS = 20_000 if HAS_GPU else 32
+NUM_SLOW_DRAWS = 20_000 if HAS_GPU else 12
 """With top_k: the interpreter takes 60 ms for one, else 10 to 20."""
 
 DTYPES = [torch.bfloat16, torch.float16, torch.float32]
@@ -288,7 +288,7 @@ def test_top_k_may_ask_for_more_tokens_than_are_possible(
     logits[[3, 300, 999]] = -1.0
     params = SamplingParams(seed=1, top_k=7, top_p=top_p)
 
-    assert set(draw_often(logits, params, device, num_draws=10)) == {3, 300, 999}
+    assert set(draw_often(logits, params, device, num_draws=6)) == {3, 300, 999}
 
 
 def test_a_nucleus_may_be_wide(device: torch.device) -> None:
@@ -362,7 +362,7 @@ def test_all_that_tie_with_the_kth_may_come_and_nothing_just_below(
         logits[150] = -0.0
     params = SamplingParams(seed=1, temperature=10, top_k=2)
 
-    assert set(draw_often(logits, params, device, num_draws=9)) == {3, 150, 199}
+    assert set(draw_often(logits, params, device, num_draws=7)) == {3, 150, 199}
 
 
 def test_all_that_tie_at_the_edge_of_a_nucleus_may_come(device: torch.device) -> None:

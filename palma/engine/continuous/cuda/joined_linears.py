@@ -6,8 +6,9 @@ all, and the others find their share waiting, in a pass as in a trace of Dynamo.
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
 import torch
@@ -17,8 +18,15 @@ from palma.engine.continuous.sibling_linears import SIBLING_NAMES, SharedInput, 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
+class _ThreadsShares(threading.local):
+    """What waits for the siblings in each thread; made anew for each that asks."""
+
+    def __init__(self, compute: Callable[[torch.Tensor], torch.Tensor], widths: list[int]) -> None:
+        self.shared = SharedInput(compute, widths)
+
+
 class JoinedLinears(torch.nn.Module):
-    """Several linear layers as one; belongs to one thread.
+    """Several linear layers as one.
 
     Attributes:
         linear: Maps (..., in_features) to the outputs of all layers, side by side.
@@ -29,14 +37,14 @@ class JoinedLinears(torch.nn.Module):
         super().__init__()
         self.linear: Any = linear
         self.widths = widths
-        self._shared = SharedInput(self._all_outputs, widths)
+        self._shares = _ThreadsShares(self._all_outputs, widths)
         self._traced = SharedInput(self._all_outputs, widths)
 
     def take(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """Return the outputs of one layer: (..., widths[index]), a view of all of them."""
-        if torch.compiler.is_dynamo_compiling():  # perhaps while another thread runs the model
+        if torch.compiler.is_dynamo_compiling():  # it cannot look into what threads own
             return self._traced.take(x, index)
-        return self._shared.take(x, index)
+        return self._shares.shared.take(x, index)
 
     def _all_outputs(self, x: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.linear(x)
@@ -88,7 +96,7 @@ def join_linears(model: torch.nn.Module) -> int:
     that hang in several places, and siblings of different dtypes.
 
     Args:
-        model: Used by nobody meanwhile, and by one thread from then on.
+        model: Used by nobody meanwhile.
 
     Returns:
         How many fewer multiplications a forward pass has.

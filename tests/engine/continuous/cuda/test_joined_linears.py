@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -86,6 +87,25 @@ def test_layers_given_different_inputs_are_computed_rightly() -> None:
     found = [mlp.gate_proj(first), mlp.up_proj(second), mlp.gate_proj(first)]
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_threads_do_not_get_each_others_shares() -> None:
+    model = tiny_model("llama")
+    join_linears(model)
+    mlp = model.model.layers[0].mlp
+    inputs = torch.randn(4, 5, 32)
+    expected = [mlp.up_proj(x) for x in inputs]
+
+    def share_of(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(200):
+            mlp.gate_proj(x)
+            share: torch.Tensor = mlp.up_proj(x)
+        return share
+
+    with ThreadPoolExecutor(len(inputs)) as executor:
+        found = list(executor.map(share_of, inputs))
+
+    assert all(map(torch.equal, found, expected))
 
 
 def test_layers_with_hooks_or_of_different_dtypes_are_left_alone() -> None:

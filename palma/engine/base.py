@@ -139,7 +139,8 @@ class EngineStats:
     Attributes:
         num_running: Sequences that are being computed.
         num_waiting: Sequences that wait for their turn.
-        stalled_s: Seconds without any sign of progress although sequences run; 0 when idle.
+        stalled_s: Seconds without any sign of progress although sequences run; 0 when idle, and
+            infinite once the device has failed: only a new process can use it again.
     """
 
     num_running: int = 0

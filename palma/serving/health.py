@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,6 +71,8 @@ class HealthMonitor:
 
     def _heartbeat(self, timeout_s: float) -> Health:
         stalled_s = self._registry.stalled_s()
+        if math.isinf(stalled_s):
+            return Health("unhealthy", "the device has failed; restart the server")
         if stalled_s > timeout_s:
             return Health("unhealthy", f"the engine has made no token for {stalled_s:.0f} s")
         return OK

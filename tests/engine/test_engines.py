@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -139,6 +140,20 @@ def test_running_out_of_memory_is_said_so(engine: Engine) -> None:
     assert collected.wait() == "error"
     assert isinstance(collected.error, InsufficientMemory)
     assert collected.error.retry_after_s is not None
+
+
+def test_a_lost_device_is_told_to_probes() -> None:
+    def lose(logits: torch.Tensor, completion: Sequence[int]) -> torch.Tensor:
+        raise torch.AcceleratorError("an illegal memory access was encountered")
+
+    with ThreadPoolExecutor(1) as executor:
+        engine = make_engine("continuous", executor)
+        collected = submit(engine, "last", PROMPTS[0], logits_hook=lose)
+
+        assert collected.wait() == "error"
+        assert isinstance(collected.error, EngineFailure)
+        assert engine.stats().stalled_s == math.inf
+        engine.close()
 
 
 def test_cancelling_ends_within_two_steps(engine: Engine) -> None:

@@ -128,6 +128,7 @@ class ContinuousEngine:
         self._kernel_build = KernelBuild(self._note_kernel, is_enabled=builds_kernel)
         self._sequences: dict[str, Sequence] = {}
         self._last_step = time.monotonic()
+        self._has_lost_device = False
         self._loop = executor.submit(self._run)
 
     def submit(self, request: EngineRequest, sink: Sink) -> None:
@@ -154,6 +155,8 @@ class ContinuousEngine:
         num_running = len(self._scheduler.running)
         num_waiting = self._scheduler.num_waiting + len(self._submitted)
         stalled_s = time.monotonic() - self._last_step if num_running else 0.0
+        if self._has_lost_device:
+            stalled_s = math.inf
         return EngineStats(num_running, num_waiting, max(0.0, stalled_s))
 
     def close(self) -> None:
@@ -446,6 +449,7 @@ class ContinuousEngine:
             failure = error
         else:
             logger.error("%s: failed while decoding", request_id, exc_info=error)
+            self._has_lost_device |= isinstance(error, torch.AcceleratorError)
             failure = EngineFailure("the engine failed on this request; the log says why")
         self._end(sequence, TokenDelta(finish_reason="error", error=failure))
 

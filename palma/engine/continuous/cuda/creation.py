@@ -58,8 +58,14 @@ def create_cuda_engine(
     started = time.monotonic()
     model, num_slots = loaded.model, settings.threads_max_workers
     require_kernels(sample)
-    _prepare_layers(model, sample, is_float8=settings.weights == "float8")
-    peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
+    try:
+        _prepare_layers(model, sample, is_float8=settings.weights == "float8")
+        peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
+    except (SettingsError, UnsupportedModel):
+        raise
+    except Exception as error:  # a GPU that Triton's kernels are too large for, for example
+        logger.exception("the GPU's own kernels failed")
+        raise UnsupportedModel(f"the kernels failed: {type(error).__name__}") from error
     num_blocks = _num_blocks(settings, loaded, sample, peak_bytes)
     cache = KVCache.like(sample, num_blocks + 1, BLOCK_SIZE)
     max_blocks = min(num_blocks, -(-loaded.max_model_len // BLOCK_SIZE))

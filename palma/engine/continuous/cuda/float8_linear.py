@@ -224,8 +224,8 @@ def _output_layer(model: Any) -> torch.nn.Module | None:
     return found
 
 
-# Inductor would search its own kernels for these products, a minute for each shape: as operators
-# they stay what they are.
+# As operators these products stay what they are: Inductor's lowering of _scaled_mm adds Triton
+# kernels to the choice, and times them, even where no autotuning was asked for.
 @torch.library.custom_op("palma::float8_product", mutates_args=())
 def _float8_product(
     values: torch.Tensor, scales: torch.Tensor, weight: torch.Tensor, weight_scales: torch.Tensor

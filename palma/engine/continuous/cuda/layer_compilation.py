@@ -14,7 +14,7 @@ from palma.engine.continuous.cuda.compiled_layers import CompiledLayers
 from palma.engine.continuous.cuda.layer_calls import CannotCompile
 from palma.engine.continuous.cuda.packed_check import check_packed
 from palma.engine.continuous.cuda.runner import CudaRunner
-from palma.engine.continuous.cuda.step_graphs import StepGraphs
+from palma.engine.continuous.cuda.step_graphs import StepGraphs, capture_lock
 from palma.engine.continuous.kv_cache import KVCache
 from palma.engine.continuous.self_check import UnsupportedModel
 
@@ -59,7 +59,8 @@ class LayerCompilation:
     def _run(self) -> None:
         started = time.monotonic()
         try:
-            self.layers.compile(WARM_LENGTHS)
+            with capture_lock:
+                self.layers.compile(WARM_LENGTHS)
         except CannotCompile as error:
             logger.warning("the layers run as they are: %s", error)
             self._give_up()
@@ -119,4 +120,5 @@ class CompiledAdoption:
             self._runner.attach()
         self._layers.install()
         yield
-        yield from self._graphs.capture_parts()
+        for _ in self._graphs.capture_parts():
+            yield

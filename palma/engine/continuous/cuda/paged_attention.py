@@ -169,7 +169,8 @@ def paged_attention_cuda(
         (1, num_tokens, num_heads, value_dim), and None for the weights.
     """
     rules = ScoreRules(scaling, sliding_window, softcap, s_aux)
-    attend = torch.ops.palma.paged_attention if torch.compiler.is_compiling() else _attend
+    is_traced = torch.compiler.is_dynamo_compiling()  # here, and not in another thread
+    attend = torch.ops.palma.paged_attention if is_traced else _attend
     attended: torch.Tensor = attend(
         query,
         key,

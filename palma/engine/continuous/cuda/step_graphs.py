@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Rows
@@ -18,6 +19,9 @@ from palma.engine.continuous.cuda.slot_table import pinned
 from palma.engine.continuous.scheduler import Chunk, Sequence
 
 logger = logging.getLogger(__name__)
+
+capture_lock = threading.Lock()
+"""Held by whoever captures a graph, or compiles: a compiler may synchronize the whole device."""
 
 PROMPT_SIZES = (128, 256, 512, 1024, 2048)
 """Tokens of prompts that steps are filled up to."""
@@ -82,11 +86,14 @@ class StepGraphs:
 
     def capture(self) -> None:
         """Capture all sizes; see `capture_parts`."""
-        for _ in self.capture_parts():
-            pass
+        for is_captured in self.capture_parts():
+            if not is_captured:
+                time.sleep(0.05)
 
-    def capture_parts(self) -> Iterator[None]:
+    def capture_parts(self) -> Iterator[bool]:
         """Capture all sizes, one at a time, the largest first: the others fit into its memory.
+
+        Each part tells whether it could be done: while another model is compiled none can.
 
         A model that does something no graph can hold goes on without, and the log says why.
         """
@@ -95,13 +102,17 @@ class StepGraphs:
         started = time.monotonic()
         captured: dict[PassShape, CapturedStep] = {}
         for shape in self._shapes():
+            while not capture_lock.acquire(blocking=False):
+                yield False
             try:
                 captured[shape] = self._capture(shape)
             except Exception as error:  # noqa: BLE001  # whatever the model does: it runs without
                 message = str(error).partition("\n")[0]
                 logger.warning("steps run without CUDA graphs: %s", message)
                 return
-            yield
+            finally:
+                capture_lock.release()
+            yield True
         self._captured = captured
         took_s = time.monotonic() - started
         logger.info(

@@ -1,4 +1,4 @@
-"""What int8 costs in accuracy: perplexity and right answers of each weight format on the CPU.
+"""What int8 and float8 cost in accuracy: perplexity and right answers of each weight format.
 
     python -m benchmarks.int8_perplexity
     python -m benchmarks.int8_perplexity --model FOLDER --text FILE
@@ -7,6 +7,8 @@ Without `--text` the texts are held-out conversations of the bundled model's own
 also answers questions for capitals greedily. The whole text includes forms of questions that the
 model never learnt to predict; the answers alone are what it was trained on. With `--text` a file
 is cut into windows of 512 tokens instead. The first token of a text does not count.
+
+All is computed on the CPU; float8, which is for GPUs, by the same rounding of weights and inputs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from palma.engine.continuous.packed_linear import WeightFormat, pack_linears
 from palma.models.bundled import bundled_model_path
@@ -25,11 +27,12 @@ from palma.models.bundled.training.cases import all_cases
 from palma.models.bundled.training.corpus import BOS, EOT, header, held_out_conversations
 from palma.models.bundled.training.evaluate import replies_to
 
-VARIANTS: tuple[tuple[str, WeightFormat], ...] = (
+VARIANTS: tuple[tuple[str, WeightFormat | Literal["float8"]], ...] = (
     ("bfloat16", "as_loaded"),
     ("float32", "as_loaded"),
     ("bfloat16", "int8"),
     ("float32", "int8"),
+    ("bfloat16", "float8"),
 )
 WINDOW = 512
 
@@ -42,13 +45,37 @@ class Text:
     is_answer: list[bool]
 
 
-def load_packed(folder: Path, dtype: str, weights: WeightFormat) -> Any:
-    """Return the model with packed linear layers."""
+def load_packed(folder: Path, dtype: str, weights: WeightFormat | Literal["float8"]) -> Any:
+    """Return the model with packed linear layers, or with layers that round as float8 does."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    if weights == "float8":
+        round_to_float8(model.requires_grad_(False))
+        return model
     pack_linears(model.requires_grad_(False), weights)
     return model
+
+
+def round_to_float8(model: Any) -> None:
+    """Round weights once and inputs each time to float8_e4m3fn, each row by its largest value.
+
+    The output layer stays, and a single row of inputs too: as `Float8Linear` has it.
+    """
+    import torch
+
+    def rounded(rows: torch.Tensor) -> torch.Tensor:
+        scales = rows.float().abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 448
+        return ((rows.float() / scales).to(torch.float8_e4m3fn).float() * scales).to(rows.dtype)
+
+    def round_input(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        (x,) = inputs
+        return x if x[..., 0].numel() == 1 else rounded(x)
+
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and module is not model.get_output_embeddings():
+            module.weight.copy_(rounded(module.weight))
+            module.register_forward_pre_hook(round_input)
 
 
 def conversations(tokenizer: Any, num_texts: int) -> list[Text]:

@@ -307,7 +307,7 @@ def check_family(family: str, name: str, executor: ThreadPoolExecutor) -> None:
     engine = random_engine(name, executor, MAX_RUNNING, tokenizer=tokenizer)
     uses = [ToolUse(tools, "required", parallel=False) for tools in ((WEATHER,), (SWITCH,)) * 3]
     try:
-        ends = check_uses(engine, uses, max_tokens=200)
+        ends = check_uses(engine, uses, max_tokens=400)
     finally:
         engine.close()
     assert ends["tool_calls"] > 0

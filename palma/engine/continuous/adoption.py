@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 class Adoption(Protocol):
     """Taking something faster into use while requests run; belongs to the engine's thread."""
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the next part must wait for somebody else."""
+
     def advance(self) -> bool:
         """Do the next part; return whether there are more."""
 
@@ -48,6 +52,7 @@ class KernelAdoption:
         self._weights = weights
         self._started = time.monotonic()
         self._parts = self._steps()
+        self.is_blocked = False
 
     def advance(self) -> bool:
         """Do the next part; return whether there are more."""

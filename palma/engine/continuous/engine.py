@@ -268,9 +268,11 @@ class ContinuousEngine:
         """Take what other threads asked for, waiting while there is nothing to do."""
         with self._wake:
             while not (self._submitted or self._cancelled or self._is_closing):
-                if self._scheduler.has_work or self._adoption or self._next_adoption:
+                if self._scheduler.has_work or self._next_adoption:
                     break
-                self._wake.wait()
+                if self._adoption is not None and not self._adoption.is_blocked:
+                    break
+                self._wake.wait(0.05 if self._adoption is not None else None)
             submitted, cancelled = list(self._submitted), set(self._cancelled)
             self._submitted.clear()
             self._cancelled.clear()

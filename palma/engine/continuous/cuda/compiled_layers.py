@@ -97,6 +97,8 @@ class CompiledLayers:
 
     def remove(self) -> None:
         """Let the layers compute eagerly again; call it before the model is let go."""
+        if not self._several:
+            return
         for layer in _decoder_layers(self._model):
             vars(layer).pop("forward", None)
 
@@ -208,11 +210,12 @@ def _note(
     except torch._dynamo.exc.FailOnRecompileLimitHit as error:
         limit = torch._dynamo.config.recompile_limit
         raise CannotCompile(f"its layers are of more than {limit} kinds") from error
-    if backend.called is None:
+    called, backend.called = backend.called, None  # Dynamo never lets the backend go
+    if called is None:
         raise CannotCompile("its layers compute nothing that is traced")
     if _attributes(layer) != before:
         raise CannotCompile("its layers keep something from one call to the next")
-    graph, flat, outputs = backend.called
+    graph, flat, outputs = called
     return call_of(graph, flat, layer, (args, kwargs), outputs=outputs, result=result)
 
 

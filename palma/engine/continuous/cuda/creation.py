@@ -16,7 +16,7 @@ from palma.engine.base import EngineRequest, TokenDelta
 from palma.engine.continuous.cuda.engine import MAX_PREFILL_TOKENS, CudaEngine
 from palma.engine.continuous.cuda.float8_linear import require_float8, to_float8
 from palma.engine.continuous.cuda.joined_linears import join_linears
-from palma.engine.continuous.cuda.one_row_linear import use_one_row_linears
+from palma.engine.continuous.cuda.one_row_linear import use_one_row_linears, use_plain_linears
 from palma.engine.continuous.cuda.packed_check import BLOCK_SIZE, check_packed
 from palma.engine.continuous.cuda.paged_attention import MAX_HEAD_DIM
 from palma.engine.continuous.cuda.runner import CudaRunner, graph_sizes
@@ -61,10 +61,14 @@ def create_cuda_engine(
     try:
         _prepare_layers(model, sample, is_float8=settings.weights == "float8")
         peak_bytes = _warm_up(model, sample, loaded.max_model_len, num_slots)
-    except (SettingsError, UnsupportedModel):
+    except SettingsError:
+        raise
+    except UnsupportedModel:
+        use_plain_linears(model)
         raise
     except Exception as error:  # a GPU that Triton's kernels are too large for, for example
         logger.exception("the GPU's own kernels failed")
+        use_plain_linears(model)
         raise UnsupportedModel(f"the kernels failed: {type(error).__name__}") from error
     num_blocks = _num_blocks(settings, loaded, sample, peak_bytes)
     cache = KVCache.like(sample, num_blocks + 1, BLOCK_SIZE)
@@ -101,15 +105,19 @@ def _prepare_layers(model: Any, sample: KVCache, *, is_float8: bool) -> None:
     Float8 layers come after the check, each having been compared with the one it replaces: in a
     deep model their rounding adds up to more than a wrong layer would show.
     """
-    join_linears(model)
+
+    def join() -> None:
+        join_linears(model)
+        if not is_float8:
+            use_one_row_linears(model)
+
     if is_float8:
         require_float8(model.device)
-        check_packed(model, sample)
+    check_packed(model, sample, join)
+    if is_float8:
         to_float8(model, device=model.device)
         torch.cuda.empty_cache()
-    use_one_row_linears(model)
-    if not is_float8:
-        check_packed(model, sample)
+        use_one_row_linears(model)
 
 
 def require_kernels(sample: KVCache) -> None:

@@ -105,10 +105,16 @@ class CudaEngine(ContinuousEngine):
 
     def close(self) -> None:
         """Cancel everything and wait for the running step, and for the compiler."""
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
         self._compilation.close()
         super().close()
         self._compilation.layers.remove()
         self._graphs.clear()
+        self._in_flight = self._adoption = self._next_adoption = None
+        self._slot_owners.clear()
+        self._at_full_speed.set()
 
     def _note_compiled(self, layers: CompiledLayers) -> None:
         """Have compiled layers taken into use; called by the thread that compiled them."""
@@ -117,7 +123,7 @@ class CudaEngine(ContinuousEngine):
 
     def step(self) -> None:
         """Launch the next step, then handle the tokens of the one before."""
-        if self._adoption is not None:
+        if self._adoption is not None and not self._adoption.is_blocked:
             self._settle_in_flight()
             self._advance_adoption()
             if self._adoption is None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from palma.engine.continuous.cuda.compiled_layers import CompiledLayers
-from palma.engine.continuous.cuda.layer_calls import CannotCompile
 from palma.engine.continuous.cuda.packed_check import check_packed
 from palma.engine.continuous.cuda.runner import CudaRunner
 from palma.engine.continuous.cuda.step_graphs import StepGraphs, capture_lock
@@ -45,6 +44,7 @@ class LayerCompilation:
         self.layers = CompiledLayers(model)
         self._note = note
         self._give_up = give_up
+        self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="palma-compile", daemon=True)
 
     def start(self) -> None:
@@ -52,7 +52,8 @@ class LayerCompilation:
         self._thread.start()
 
     def close(self) -> None:
-        """Wait for the end: a compiler cannot be interrupted."""
+        """Wait for the end: a compiler cannot be interrupted, but one that waits can."""
+        self._is_closed = True
         if self._thread.is_alive():
             self._thread.join()
 
@@ -60,8 +61,10 @@ class LayerCompilation:
         started = time.monotonic()
         try:
             with capture_lock:
+                if self._is_closed:
+                    return
                 self.layers.compile(WARM_LENGTHS)
-        except CannotCompile as error:
+        except Exception as error:  # noqa: BLE001  # the border of a thread
             logger.warning("the layers run as they are: %s", error)
             self._give_up()
             return
@@ -99,6 +102,11 @@ class CompiledAdoption:
         self._sample = sample
         self._parts = self._steps()
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether another model is being compiled."""
+        return capture_lock.locked()
+
     def advance(self) -> bool:
         """Do the next part; return whether there are more."""
         try:
@@ -116,6 +124,9 @@ class CompiledAdoption:
             self._layers.remove()
             logger.warning("the layers run as they are: compiled, %s", error)
             return
+        except BaseException:
+            self._layers.remove()  # they are bound to the check's own cache
+            raise
         finally:
             self._runner.attach()
         self._layers.install()

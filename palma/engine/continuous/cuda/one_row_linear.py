@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 from palma.engine.continuous.cuda.kernels.linear import one_row_kernel
+from palma.engine.continuous.packed_modules import plain_linear
 
 LEAST_WEIGHTS = 1 << 20
 """Smaller layers take the time of a launch in any case."""
@@ -45,6 +46,14 @@ def use_one_row_linears(model: torch.nn.Module) -> None:
         for name, child in parent._modules.items():
             if type(child) is torch.nn.Linear and is_suitable(child.weight):
                 parent._modules[name] = OneRowLinear(child)
+
+
+def use_plain_linears(model: torch.nn.Module) -> None:
+    """Undo `use_one_row_linears`."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if isinstance(child, OneRowLinear):
+                parent._modules[name] = plain_linear(child.weight, child.bias)
 
 
 def multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

@@ -184,12 +184,14 @@ class CudaRunner:
 
     def send_rows(self, sequences: Rows[Sequence], num_rows: int, chunks: Rows[Chunk] = ()) -> None:
         """Tell the device which sequences decode, and what it does not know of any of them."""
-        for sequence in sequences:
-            self.slots.note(sequence)
-        for chunk in chunks:
-            self.slots.note(chunk.sequence)
-        self.slots.set_rows(sequences, num_rows)
-        self.slots.send()
+        try:
+            for sequence in [*sequences, *(chunk.sequence for chunk in chunks)]:
+                self.slots.note(sequence)
+            self.slots.set_rows(sequences, num_rows)
+            self.slots.send()
+        except Exception:
+            self.slots.forget()
+            raise
 
     def _batch(
         self, num_rows: int, positions: torch.Tensor, prompts: PromptInputs | None

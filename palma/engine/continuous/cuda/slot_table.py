@@ -68,6 +68,12 @@ class SlotTable:
         self._num_tokens = [0] * num_slots
         self._targets, self._values = array("i"), array("i")
 
+    def forget(self) -> None:
+        """Take nothing for granted that the device was told: all of it is sent again."""
+        self._targets, self._values = array("i"), array("i")
+        self._rows = [-1] * len(self._rows)
+        self._tables = [None] * self.num_slots
+
     def set_rows(self, sequences: Rows[Sequence], num_rows: int) -> None:
         """Say which sequences the first rows of a batch decode; the rest are nobody's."""
         slots = [s.state_slot for s in sequences] + [self.trash_slot] * (num_rows - len(sequences))

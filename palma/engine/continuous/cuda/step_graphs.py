@@ -108,7 +108,8 @@ class StepGraphs:
                 captured[shape] = self._capture(shape)
             except Exception as error:  # noqa: BLE001  # whatever the model does: it runs without
                 message = str(error).partition("\n")[0]
-                logger.warning("steps run without CUDA graphs: %s", message)
+                instead = "with the graphs of before" if self._captured else "without CUDA graphs"
+                logger.warning("steps run %s: %s", instead, message)
                 return
             finally:
                 capture_lock.release()

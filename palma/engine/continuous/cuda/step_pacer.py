@@ -28,7 +28,7 @@ class StepPacer:
             num_decoding: Sequences whose next tokens it computes beside.
         """
         decode_s = self._graphs.decode_s(num_decoding) if num_decoding else None
-        if decode_s is None:
+        if decode_s is None or not self._graphs.prompt_sizes:
             return self.fallback.budget(anybody_decodes=num_decoding > 0)
         bearable = [
             size

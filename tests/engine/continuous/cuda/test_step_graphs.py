@@ -6,6 +6,7 @@ places.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from tests.tiny_models import tiny_llama, tiny_loaded_model
 
 pytest.importorskip("triton")
 
-from palma.engine.continuous.cuda import creation, step_graphs
+from palma.engine.continuous.cuda import creation, slot_table, step_graphs
 from tests.engine.continuous.cuda.engines import (
     DEVICE,
     kernels_for_tests,
@@ -82,3 +83,42 @@ def test_tokens_equal_generate(replays: list[str]) -> None:
         )
         assert collected.token_ids == output[0, len(prompt) :].tolist()
     assert len(replays) > num_trials + MAX_TOKENS, "hardly any step was a recorded one"
+
+
+def test_a_window_smaller_than_any_recorded_step_is_served(replays: list[str]) -> None:
+    loaded = dataclasses.replace(tiny_loaded_model(device=DEVICE), max_model_len=15)
+    with kernels_for_tests(), ThreadPoolExecutor(1) as executor:
+        engine = make_cuda_engine(loaded, executor, 3)
+        running = [submit(engine, str(n), [5, 6, n], max_tokens=8) for n in range(4)]
+        for collected in running:
+            assert collected.wait() == "length"
+        engine.close()
+
+
+def test_what_the_device_was_not_told_is_told_again(
+    replays: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An allocation fails once; the requests of then and later ones are right all the same."""
+    calls: list[int] = []
+    send = slot_table.to_device
+
+    def fails_once(numbers: torch.Tensor, device: torch.device) -> torch.Tensor:
+        calls.append(len(numbers))
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("pretended")
+        return send(numbers, device)
+
+    prompts = [[1, 2, 3], [7], list(range(50, 90))]
+    with kernels_for_tests(), ThreadPoolExecutor(1) as executor:
+        engine = make_cuda_engine(tiny_loaded_model(device=DEVICE), executor, 3)
+        alone = [submit(engine, f"alone-{p}", p, max_tokens=MAX_TOKENS) for p in prompts]
+        for collected in alone:
+            collected.wait()
+        monkeypatch.setattr(slot_table, "to_device", fails_once)
+        for attempt in range(3):
+            running = [submit(engine, f"{attempt}-{p}", p, max_tokens=MAX_TOKENS) for p in prompts]
+            for collected, expected in zip(running, alone, strict=True):
+                assert collected.wait() == "length"
+                assert collected.token_ids == expected.token_ids
+        engine.close()
+    assert len(calls) > 2, "it never failed"

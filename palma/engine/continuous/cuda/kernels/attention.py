@@ -51,6 +51,25 @@ def _slots_of(block_tables, table_stride, slot, positions, seen, BLOCK_SIZE: tl.
 
 
 @triton.jit
+def _load_tile(cache_of_head, places, is_there, dims, DIM: tl.constexpr):
+    """Return the keys, or the values, at some places: (num_places, width of dims)."""
+    return tl.load(
+        cache_of_head + places[:, None] * DIM + dims[None, :],
+        mask=is_there[:, None] & (dims < DIM)[None, :],
+        other=0.0,
+    )
+
+
+@triton.jit
+def _add_sink(sink, best, total, acc):
+    """Take scores that give nothing into the running softmax."""
+    sink = sink.to(tl.float32) * LOG2_E
+    top = tl.maximum(best, sink)
+    faded = tl.exp2(best - top)
+    return total * faded + tl.exp2(sink - top), acc * faded[:, None]
+
+
+@triton.jit
 def store_kernel(
     key,
     value,
@@ -178,19 +197,10 @@ def decode_kernel(
         at = tile + tl.arange(0, TILE)
         is_past = at < tl.minimum(end, last)
         places = _slots_of(block_tables, table_stride, slot, at, is_past, BLOCK_SIZE)
-        k = tl.load(
-            keys_of_head + places[:, None] * KEY_DIM + key_dims[None, :],
-            mask=is_past[:, None] & (key_dims < KEY_DIM)[None, :],
-            other=0.0,
-        )
-        v = tl.load(
-            values_of_head + places[:, None] * VALUE_DIM + value_dims[None, :],
-            mask=is_past[:, None] & (value_dims < VALUE_DIM)[None, :],
-            other=0.0,
-        )
-        is_new = at == last
-        k = tl.where(is_new[:, None], new_key[None, :], k)
-        v = tl.where(is_new[:, None], new_value[None, :], v)
+        k = _load_tile(keys_of_head, places, is_past, key_dims, KEY_DIM)
+        v = _load_tile(values_of_head, places, is_past, value_dims, VALUE_DIM)
+        k = tl.where((at == last)[:, None], new_key[None, :], k)
+        v = tl.where((at == last)[:, None], new_value[None, :], v)
         scores = _scores(q, k, scaling, softcap, HAS_SOFTCAP)
         scores = tl.where((at < end)[None, :], scores, float("-inf"))
         best, total, acc = _fold(scores, v, best, total, acc)
@@ -215,10 +225,8 @@ def decode_kernel(
         )
     else:
         if HAS_SINKS:
-            sink = tl.load(sinks + heads, mask=is_query, other=0.0).to(tl.float32) * LOG2_E
-            top = tl.maximum(best, sink)
-            total = total * tl.exp2(best - top) + tl.exp2(sink - top)
-            acc = acc * tl.exp2(best - top)[:, None]
+            sink = tl.load(sinks + heads, mask=is_query, other=0.0)
+            total, acc = _add_sink(sink, best, total, acc)
         attended = acc / tl.where(total > 0, total, 1.0)[:, None]
         tl.store(
             out + (row.to(tl.int64) * num_heads + heads)[:, None] * VALUE_DIM + value_dims[None, :],
@@ -337,16 +345,8 @@ def prefill_kernel(
         at = tile + tl.arange(0, TILE)
         is_key = at < end
         places = _slots_of(block_tables, table_stride, slot, at, is_key, BLOCK_SIZE)
-        k = tl.load(
-            keys_of_head + places[:, None] * KEY_DIM + key_dims[None, :],
-            mask=is_key[:, None] & (key_dims < KEY_DIM)[None, :],
-            other=0.0,
-        )
-        v = tl.load(
-            values_of_head + places[:, None] * VALUE_DIM + value_dims[None, :],
-            mask=is_key[:, None] & (value_dims < VALUE_DIM)[None, :],
-            other=0.0,
-        )
+        k = _load_tile(keys_of_head, places, is_key, key_dims, KEY_DIM)
+        v = _load_tile(values_of_head, places, is_key, value_dims, VALUE_DIM)
         seen = at[None, :] <= at_query[:, None]
         seen &= (sliding_window <= 0) | (at[None, :] > at_query[:, None] - sliding_window)
         scores = _scores(q, k, scaling, softcap, HAS_SOFTCAP)
@@ -354,10 +354,7 @@ def prefill_kernel(
         best, total, acc = _fold(scores, v, best, total, acc)
 
     if HAS_SINKS:
-        sink = tl.load(sinks + head).to(tl.float32) * LOG2_E
-        top = tl.maximum(best, sink)
-        total = total * tl.exp2(best - top) + tl.exp2(sink - top)
-        acc = acc * tl.exp2(best - top)[:, None]
+        total, acc = _add_sink(tl.load(sinks + head), best, total, acc)
     attended = acc / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(
         out + (rows * NUM_HEADS + head)[:, None] * VALUE_DIM + value_dims[None, :],

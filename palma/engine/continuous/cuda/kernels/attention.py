@@ -61,6 +61,23 @@ def _load_tile(cache_of_head, places, is_there, dims, DIM: tl.constexpr):
 
 
 @triton.jit
+def _load_row(row, dims, DIM: tl.constexpr):
+    """Return one head of one token: (width of dims,)."""
+    return tl.load(row + dims, mask=dims < DIM, other=0.0)
+
+
+@triton.jit
+def _write(target, rows, acc, total, is_there, dims, DIM: tl.constexpr):
+    """Write what was attended to, a row for each query; 0 where no key was seen."""
+    attended = acc / tl.where(total > 0, total, 1.0)[:, None]
+    tl.store(
+        target + rows[:, None] * DIM + dims[None, :],
+        attended.to(target.dtype.element_ty),
+        mask=is_there[:, None] & (dims < DIM)[None, :],
+    )
+
+
+@triton.jit
 def _add_sink(sink, best, total, acc):
     """Take scores that give nothing into the running softmax."""
     sink = sink.to(tl.float32) * LOG2_E
@@ -177,15 +194,13 @@ def decode_kernel(
         mask=is_query[:, None] & (key_dims < KEY_DIM)[None, :],
         other=0.0,
     )
-    new_key = tl.load(
-        key + row.to(tl.int64) * key_token_stride + head * key_head_stride + key_dims,
-        mask=key_dims < KEY_DIM,
-        other=0.0,
+    new_key = _load_row(
+        key + row.to(tl.int64) * key_token_stride + head * key_head_stride, key_dims, KEY_DIM
     )
-    new_value = tl.load(
-        value + row.to(tl.int64) * value_token_stride + head * value_head_stride + value_dims,
-        mask=value_dims < VALUE_DIM,
-        other=0.0,
+    new_value = _load_row(
+        value + row.to(tl.int64) * value_token_stride + head * value_head_stride,
+        value_dims,
+        VALUE_DIM,
     )
     keys_of_head = key_cache + head.to(tl.int64) * key_cache_head_stride
     values_of_head = value_cache + head.to(tl.int64) * value_cache_head_stride
@@ -212,27 +227,17 @@ def decode_kernel(
             values_of_head + place * VALUE_DIM + value_dims, new_value, mask=value_dims < VALUE_DIM
         )
 
-    num_heads = NUM_KV_HEADS * GROUP
+    index = row.to(tl.int64) * NUM_KV_HEADS * GROUP + heads
     if IS_SPLIT:
-        part = (row.to(tl.int64) * num_heads + heads) * num_splits + split
+        part = index * num_splits + split
         sums = best + tl.log2(tl.where(total > 0, total, 1.0))  # -inf without any key
         tl.store(partial_sums + part, sums, mask=is_query)
-        attended = acc / tl.where(total > 0, total, 1.0)[:, None]
-        tl.store(
-            partial_out + part[:, None] * VALUE_DIM + value_dims[None, :],
-            attended,
-            mask=is_query[:, None] & (value_dims < VALUE_DIM)[None, :],
-        )
+        _write(partial_out, part, acc, total, is_query, value_dims, VALUE_DIM)
     else:
         if HAS_SINKS:
             sink = tl.load(sinks + heads, mask=is_query, other=0.0)
             total, acc = _add_sink(sink, best, total, acc)
-        attended = acc / tl.where(total > 0, total, 1.0)[:, None]
-        tl.store(
-            out + (row.to(tl.int64) * num_heads + heads)[:, None] * VALUE_DIM + value_dims[None, :],
-            attended.to(out.dtype.element_ty),
-            mask=is_query[:, None] & (value_dims < VALUE_DIM)[None, :],
-        )
+        _write(out, index, acc, total, is_query, value_dims, VALUE_DIM)
 
 
 @triton.jit(do_not_specialize=["num_splits"])
@@ -355,9 +360,4 @@ def prefill_kernel(
 
     if HAS_SINKS:
         total, acc = _add_sink(tl.load(sinks + head), best, total, acc)
-    attended = acc / tl.where(total > 0, total, 1.0)[:, None]
-    tl.store(
-        out + (rows * NUM_HEADS + head)[:, None] * VALUE_DIM + value_dims[None, :],
-        attended.to(out.dtype.element_ty),
-        mask=is_query[:, None] & (value_dims < VALUE_DIM)[None, :],
-    )
+    _write(out, rows * NUM_HEADS + head, acc, total, is_query, value_dims, VALUE_DIM)

@@ -18,6 +18,7 @@ from palma.models.checkpoint import check_checkpoint, count_parameters, naming
 from palma.models.device import DeviceChoice, prepare_environment, select_device, suit_cpu
 from palma.models.download import fetch_snapshot
 from palma.models.memory_need import MemoryNeed, require_memory
+from palma.models.process_memory import MappedFiles, own_memory
 from palma.models.spec import ModelSpec
 from palma.models.tokenizer import HFTokenizer
 
@@ -245,18 +246,18 @@ def read_weights(
         output_loading_info=True,
     )
     if device == "cpu":
-        _own_memory(model)
+        _own_memory(model, MappedFiles(folder))
     return model, report
 
 
-def _own_memory(model: PreTrainedModel) -> None:
+def _own_memory(model: PreTrainedModel, mapped: MappedFiles) -> None:
     """Copy the weights out of the memory-mapped files, one by one.
 
     Else whoever writes to these files changes the running model, and whoever shortens them ends
     the process with a bus error.
     """
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+        parameter.data = own_memory(parameter.data, mapped)
 
 
 def _require_clean(report: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from palma.engine.continuous.sibling_linears import (
     stacked,
 )
 from palma.models.cpu_features import CpuFeatures, detect_cpu_features
+from palma.models.process_memory import trim_heap
 
 WeightFormat = Literal["as_loaded", "int8"]
 PackedModule = OneDnnLinear | Int8Linear | PanelLinear
@@ -164,6 +165,7 @@ def pack_linears(
             left["small, in float32"] += 1
             continue
         packed.append(_replace(places, packing, quantize=quantize))
+    trim_heap()
     return PackReport(
         num_packed=len(packed) + num_joined,
         num_joined=num_joined,
@@ -224,6 +226,7 @@ def _pack_siblings(
         if not quantize and packing.leaves([_layer_at((parent, name)) for name in names]):
             continue
         packed.append(_join(parent, names, packing, quantize=quantize))
+        trim_heap()
         num_joined += len(names) - 1
     return num_joined
 

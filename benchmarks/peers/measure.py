@@ -19,6 +19,7 @@ from palma.bench.prompts import WordRate, random_words, word_rate
 from palma.bench.summary import LevelSummary, summarize
 
 REQUEST_TIMEOUT_S = 900.0
+NUM_TRIES = 300  # to get an answer, a second apart
 PROBE_WORDS = (8, 72)
 
 
@@ -115,12 +116,25 @@ async def _measure(url: str, model: str, needs_done: bool, seed: int) -> dict[st
 async def _meet(client: ServerClient, model: str, seed: int) -> tuple[Target, WordRate]:
     """Find out what the server takes and how long words are; this warms it up a little, too."""
     rng = Random(f"{seed} probe")
+    await _until_loaded(client, model)
     short, long = (Task(random_words(rng, number), 2) for number in PROBE_WORDS)
     target, first = await probe(client, Target(model), lambda: short)
     second = await client.measure(target, long)
+    if not 0 < first.num_prompt_tokens < second.num_prompt_tokens:
+        raise RuntimeError(f"it does not tell how long prompts are: {first}, {second}")
     return target, word_rate(
         (PROBE_WORDS[0], first.num_prompt_tokens), (PROBE_WORDS[1], second.num_prompt_tokens)
     )
+
+
+async def _until_loaded(client: ServerClient, model: str) -> None:
+    """Wait for an answer: llama-server lists its model before it is loaded."""
+    for _ in range(NUM_TRIES):
+        measured = await client.measure(Target(model), Task("warm up", 2))
+        if measured.error is None:
+            return
+        await asyncio.sleep(1)
+    raise RuntimeError(f"it does not answer: {measured.error} {measured.detail}")
 
 
 async def _run(

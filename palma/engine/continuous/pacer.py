@@ -5,6 +5,10 @@ from __future__ import annotations
 MAX_STALL = 1.0
 """A step's prompts may take as long as its decoding: the gap between tokens at most doubles."""
 
+TOKENS_A_WAITING = 8
+"""More prompt tokens of a step for each sequence that waits for its first token: it will make
+every step longer by a row anyway, so those who decode are promised no more than that pace."""
+
 SMOOTHING = 0.3
 """Share of the newest measurement in the running means."""
 
@@ -29,11 +33,17 @@ class PrefillPacer:
         self._decode_s: float | None = None
         self._prefill_s_per_token: float | None = None
 
-    def budget(self, *, anybody_decodes: bool) -> int:
-        """Return the prompt tokens that the next step may compute, at least 1."""
+    def budget(self, *, anybody_decodes: bool, num_waiting: int = 0) -> int:
+        """Return the prompt tokens that the next step may compute, at least 1.
+
+        Args:
+            anybody_decodes: Whether the step makes somebody wait.
+            num_waiting: Sequences that have no token yet and will decode beside them soon.
+        """
         if not anybody_decodes or self._decode_s is None or self._prefill_s_per_token is None:
             return self._max_tokens
         affordable = int(MAX_STALL * self._decode_s / self._prefill_s_per_token)
+        affordable += TOKENS_A_WAITING * num_waiting
         return min(self._max_tokens, max(MIN_TOKENS, affordable))
 
     def note_decode(self, seconds: float) -> None:

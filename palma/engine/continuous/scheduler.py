@@ -138,6 +138,13 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_prompts(self) -> int:
+        """Sequences that compute their prompts or wait to, as far as there are places for them."""
+        num_decoding = sum(sequence.is_decoding for sequence in self.running)
+        num_places = self._max_running - num_decoding
+        return min(num_places, len(self.running) - num_decoding + self.num_waiting)
+
+    @property
     def has_work(self) -> bool:
         """Whether any sequence waits or runs."""
         return bool(self.running or self._waiting)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -182,12 +183,7 @@ class ServerClient:
         """Make one request and read its stream to the end; a failure is told, never raised."""
         measured = Measurement(time.perf_counter() if started_s is None else started_s)
         try:
-            async with self._http.stream(
-                "POST",
-                target.path,
-                content=orjson.dumps(target.body(task)),
-                headers={"content-type": "application/json"},
-            ) as response:
+            async with self._post(target.path, orjson.dumps(target.body(task))) as response:
                 if response.status_code != 200:
                     await response.aread()
                     _fail(measured, f"http_{response.status_code}", response.text)
@@ -204,6 +200,23 @@ class ServerClient:
             _fail(measured, "bad_event", str(error))
         measured.ended_s = time.perf_counter()
         return measured
+
+    @asynccontextmanager
+    async def _post(self, path: str, body: bytes) -> AsyncIterator[httpx.Response]:
+        """Send a request, once more if there was no response at all.
+
+        A server may end a connection that it had kept at the very moment it is used again.
+        """
+        headers = {"content-type": "application/json"}
+        request = self._http.build_request("POST", path, content=body, headers=headers)
+        try:
+            response = await self._http.send(request, stream=True)
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+            response = await self._http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
 
 async def _read_stream(measured: Measurement, parts: AsyncIterator[bytes]) -> End:

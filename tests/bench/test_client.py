@@ -87,6 +87,23 @@ def test_a_server_that_is_not_there_is_a_failure_of_its_own() -> None:
     assert asyncio.run(client(refuse).measure(Target("m"), TASK)).error == "connect"
 
 
+@pytest.mark.parametrize(("num_closed", "error"), [(1, None), (2, "broken_stream")])
+def test_a_connection_that_was_closed_while_idle_is_opened_anew_once(
+    num_closed: int, error: str | None
+) -> None:
+    num_asked = 0
+
+    def close_first(request: httpx.Request) -> httpx.Response:
+        nonlocal num_asked
+        num_asked += 1
+        if num_asked <= num_closed:
+            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        return httpx.Response(200, stream=Parts(TEXT, USAGE, DONE))
+
+    assert asyncio.run(client(close_first).measure(Target("m"), TASK)).error == error
+    assert num_asked == 2
+
+
 def picky(*refused: str) -> tuple[Handler, list[dict[str, Any]]]:
     bodies: list[dict[str, Any]] = []
 

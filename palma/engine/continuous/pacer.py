@@ -6,15 +6,15 @@ MAX_STALL = 1.0
 """A step's prompts may take as long as its decoding: the gap between tokens at most doubles."""
 
 TOKENS_A_WAITING = 8
-"""More prompt tokens of a step for each sequence that waits for its first token: it will make
-every step longer by a row anyway, so those who decode are promised no more than that pace."""
+"""More prompt tokens of a step for each sequence that waits for its first token. The fewer decode,
+the shorter their steps: prompts bounded by these alone would come in pieces that are too small to
+compute well, and many would wait long so that few go fast."""
 
 SMOOTHING = 0.3
 """Share of the newest measurement in the running means."""
 
 MIN_TOKENS = 16
 """Fewer would not pay for the pass over the weights."""
-
 
 LEAST_SHARE = 0.1
 """Of a pass, that its prompts are held to have taken: decoding may have been slower before."""

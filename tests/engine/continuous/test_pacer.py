@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from palma.engine.continuous.pacer import MIN_TOKENS, PrefillPacer
+from palma.engine.continuous.pacer import MIN_TOKENS, TOKENS_A_WAITING, PrefillPacer
 
 
 def test_without_anybody_decoding_or_anything_known_the_budget_is_whole() -> None:
@@ -43,3 +43,13 @@ def test_newer_measurements_count_more() -> None:
 
     assert before > 900
     assert pacer.budget(anybody_decodes=True) < 120
+
+
+def test_prompts_get_more_room_the_more_sequences_wait_for_their_first_token() -> None:
+    pacer = PrefillPacer(512)
+    pacer.note_decode(0.5)
+    pacer.note_prefill(100, 1.0)
+
+    assert pacer.budget(anybody_decodes=True, num_waiting=0) == 50
+    assert pacer.budget(anybody_decodes=True, num_waiting=10) == 50 + 10 * TOKENS_A_WAITING
+    assert pacer.budget(anybody_decodes=True, num_waiting=1000) == 512

@@ -104,6 +104,16 @@ def test_sequences_start_in_the_order_they_came_and_priority_goes_before_it() ->
     assert order == ["urgent", "first", "second"]
 
 
+def test_prompts_that_wait_are_counted_as_far_as_there_are_places() -> None:
+    scheduler = Scheduler(BlockPool(100, BLOCK_SIZE), max_running=3)
+    assert scheduler.num_prompts == 0
+    for name in "abcde":
+        add(scheduler, name, num_prompt=4)
+    assert scheduler.num_prompts == 3, "two of the five have no place yet"
+    step(scheduler, max_prefill_tokens=6)  # a's whole prompt, and half of b's
+    assert scheduler.num_prompts == 2, "a decodes, b and c compute their prompts"
+
+
 def test_the_last_in_rank_is_preempted_and_comes_back_with_its_tokens() -> None:
     scheduler = Scheduler(BlockPool(5, BLOCK_SIZE), max_running=2)
     first = add(scheduler, "first", 4, num_completion=6)

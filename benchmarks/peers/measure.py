@@ -129,8 +129,9 @@ async def _meet(client: ServerClient, model: str, seed: int) -> tuple[Target, Wo
 
 async def _until_loaded(client: ServerClient, model: str) -> None:
     """Wait for an answer: llama-server lists its model before it is loaded."""
+    plain = Target(model, length_fields=(), asks_usage=False)  # what every server takes
     for _ in range(NUM_TRIES):
-        measured = await client.measure(Target(model), Task("warm up", 2))
+        measured = await client.measure(plain, Task("warm up", 2))
         if measured.error is None:
             return
         await asyncio.sleep(1)

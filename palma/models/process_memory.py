@@ -11,8 +11,10 @@ from collections.abc import Callable
 from functools import cache
 from mmap import PAGESIZE
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _MADV_DONTNEED = 4  # Linux's number; the module mmap names it on Linux only
 _MAPS = Path("/proc/self/maps")

@@ -19,7 +19,6 @@ from palma.bench.prompts import WordRate, random_words, word_rate
 from palma.bench.summary import LevelSummary, summarize
 
 REQUEST_TIMEOUT_S = 900.0
-NUM_TRIES = 300  # to get an answer, a second apart
 PROBE_WORDS = (8, 72)
 
 
@@ -116,7 +115,6 @@ async def _measure(url: str, model: str, needs_done: bool, seed: int) -> dict[st
 async def _meet(client: ServerClient, model: str, seed: int) -> tuple[Target, WordRate]:
     """Find out what the server takes and how long words are; this warms it up a little, too."""
     rng = Random(f"{seed} probe")
-    await _until_loaded(client, model)
     short, long = (Task(random_words(rng, number), 2) for number in PROBE_WORDS)
     target, first = await probe(client, Target(model), lambda: short)
     second = await client.measure(target, long)
@@ -125,17 +123,6 @@ async def _meet(client: ServerClient, model: str, seed: int) -> tuple[Target, Wo
     return target, word_rate(
         (PROBE_WORDS[0], first.num_prompt_tokens), (PROBE_WORDS[1], second.num_prompt_tokens)
     )
-
-
-async def _until_loaded(client: ServerClient, model: str) -> None:
-    """Wait for an answer: llama-server lists its model before it is loaded."""
-    plain = Target(model, length_fields=(), asks_usage=False)  # what every server takes
-    for _ in range(NUM_TRIES):
-        measured = await client.measure(plain, Task("warm up", 2))
-        if measured.error is None:
-            return
-        await asyncio.sleep(1)
-    raise RuntimeError(f"it does not answer: {measured.error} {measured.detail}")
 
 
 async def _run(

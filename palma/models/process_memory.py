@@ -1,6 +1,6 @@
 """Gives memory that nobody needs any more back to the operating system, where Linux can.
 
-Elsewhere these do nothing: the memory comes back later, or with the end of the process.
+Elsewhere nothing is given back: that comes later, or with the end of the process.
 """
 
 from __future__ import annotations

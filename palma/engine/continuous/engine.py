@@ -185,9 +185,9 @@ class ContinuousEngine:
     def step(self) -> None:
         """Advance the scheduled sequences by one forward pass of each kind."""
         self._advance_adoption()
-        num_decoding = sum(s.is_decoding for s in self._scheduler.running)
         budget = self._pacer.budget(
-            anybody_decodes=num_decoding > 0, num_waiting=self._scheduler.num_prompts
+            anybody_decodes=any(s.is_decoding for s in self._scheduler.running),
+            num_waiting=self._scheduler.num_prompts,
         )
         batch = self._scheduler.schedule(budget)
         chunks = [chunk for chunk in batch.prefills if self._is_started(chunk)]

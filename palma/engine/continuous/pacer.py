@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 MAX_STALL = 1.0
-"""A step's prompts may take as long as its decoding: the gap between tokens at most doubles."""
+"""A step's prompts may take as long as its decoding, and what TOKENS_A_WAITING adds."""
 
 TOKENS_A_WAITING = 8
-"""More prompt tokens of a step for each sequence that waits for its first token. The fewer decode,
-the shorter their steps: prompts bounded by these alone would come in pieces that are too small to
-compute well, and many would wait long so that few go fast."""
+"""More prompt tokens of a step for each sequence whose prompt is not computed yet. The fewer
+decode, the shorter their steps: prompts bounded by these alone would come in pieces that are too
+small to compute well, and many would wait long so that few go fast."""
 
 SMOOTHING = 0.3
 """Share of the newest measurement in the running means."""
@@ -38,7 +38,7 @@ class PrefillPacer:
 
         Args:
             anybody_decodes: Whether the step makes somebody wait.
-            num_waiting: Sequences that have no token yet and will decode beside them soon.
+            num_waiting: Sequences whose prompts are not computed yet, those that wait for that too.
         """
         if not anybody_decodes or self._decode_s is None or self._prefill_s_per_token is None:
             return self._max_tokens
